@@ -1,0 +1,7 @@
+"""Convolution: one rule, one file a formula."""
+
+from handgrad.convolution.gemm import col2im, im2col
+from handgrad.convolution.rule import conv
+from handgrad.convolution.spec import ConvFormulas
+
+__all__ = ["ConvFormulas", "col2im", "conv", "im2col"]

@@ -1,0 +1,121 @@
+"""The article's first route: each gradient of a convolution is a convolution.
+
+    y[n,p,q,o] = Σ_klc x[n, s·p + d·k − b, s·q + d·l − b, c] · kernel[k,l,c,o]
+
+*Kernel.* Every output pixel used kernel[k,l], so the chain rule sums over all of them:
+
+    dkernel[k,l,c,o] = Σ_npq x[n, s·p + d·k − b, …, c] · dy[n,p,q,o]
+
+which is conv(X, δ): the error acts as the kernel, stride and dilation exchange places,
+the examples are contracted, and the result has the size of the kernel.
+
+*Input.* Pixel h met kernel place k in window p = (h + b − d·k)/s, if that is whole:
+
+    dx[n,h,w,c] = Σ_klo dy[n, (h + b − d·k)/s, …, o] · kernel[k,l,c,o]
+
+With s − 1 zeros between the errors, and d(K−1) − b zeros around them, this is the
+convolution with the kernel turned by 180°, inputs and outputs exchanged. For stride 1
+and no padding: δ_prev = conv(pad(δ, K−1), rot180(K)), the *full* convolution.
+
+Each group of channels is a convolution of its own (FORMULAS B4).
+Source: the article, section "卷积层" (convolution layers); FORMULAS A3 and B1.
+"""
+
+import jax
+import jax.numpy as jnp
+from jax import lax
+
+from handgrad.convolution.spec import ConvSpec
+
+_LETTERS = "HWDT"  # spatial dimensions, as `dimension_numbers` wants them named
+
+
+def _layout(spec: ConvSpec, leading: str, trailing: str) -> str:
+    return leading + _LETTERS[: len(spec.windows)] + trailing
+
+
+def unsuitable(spec: ConvSpec) -> str | None:
+    """No geometry is beyond it."""
+    del spec
+    return None
+
+
+def forward(x: jax.Array, kernel: jax.Array, spec: ConvSpec) -> jax.Array:
+    """Y = conv(x, kernel): [n h w c] [k l c o] -> [n p q o]."""
+    image = _layout(spec, "N", "C")
+    return lax.conv_general_dilated(
+        x,
+        kernel,
+        window_strides=[w.stride for w in spec.windows],
+        padding=[(w.low, w.high) for w in spec.windows],
+        lhs_dilation=[w.input_dilation for w in spec.windows],
+        rhs_dilation=[w.dilation for w in spec.windows],
+        dimension_numbers=(image, _layout(spec, "", "IO"), image),
+        feature_group_count=spec.feature_group_count,
+        precision=spec.precision,
+        preferred_element_type=spec.preferred_element_type,
+        out_sharding=spec.y_sharding,
+    )
+
+
+def input_gradient(dy: jax.Array, kernel: jax.Array, spec: ConvSpec) -> jax.Array:
+    """Dx = conv(pad(dy), rot180(kernel)): [n p q o] [k l c o] -> [n h w c]."""
+    image = _layout(spec, "N", "C")
+    dilated = [w.stride * (w.output - 1) + 1 if w.output else 0 for w in spec.windows]
+    return lax.conv_general_dilated(
+        dy,
+        lax.rev(_exchange_channels(kernel, spec), range(len(spec.windows))),
+        window_strides=[w.input_dilation for w in spec.windows],
+        padding=[
+            (w.extent - 1 - w.low, w.dilated + w.low - errors)
+            for w, errors in zip(spec.windows, dilated, strict=True)
+        ],
+        lhs_dilation=[w.stride for w in spec.windows],
+        rhs_dilation=[w.dilation for w in spec.windows],
+        dimension_numbers=(image, _layout(spec, "", "OI"), image),
+        feature_group_count=spec.feature_group_count,
+        precision=spec.precision,
+        out_sharding=spec.x_sharding,
+    )
+
+
+def _exchange_channels(kernel: jax.Array, spec: ConvSpec) -> jax.Array:
+    """[k l c/g o] -> [k l c o/g]: what was an output channel becomes an input channel.
+
+    Without groups the layout "OI" alone exchanges them.
+    """
+    groups = spec.feature_group_count
+    if groups == 1:
+        return kernel
+    spatial, (inputs, outputs) = kernel.shape[:-2], kernel.shape[-2:]
+    kernel = kernel.reshape(*spatial, inputs, groups, outputs // groups)
+    kernel = jnp.swapaxes(kernel, -3, -2)  # [k l g c/g o/g]
+    return kernel.reshape(*spatial, groups * inputs, outputs // groups)
+
+
+def kernel_gradient(x: jax.Array, dy: jax.Array, spec: ConvSpec) -> jax.Array:
+    """Dkernel = conv(x, dy): [n h w c] [n p q o] -> [k l c/g o]."""
+    groups = spec.feature_group_count
+    if groups == 1:
+        return _correlate(x, dy, spec)
+    pairs = zip(jnp.split(x, groups, -1), jnp.split(dy, groups, -1), strict=True)
+    return jnp.concatenate([_correlate(*pair, spec) for pair in pairs], -1)
+
+
+def _correlate(x: jax.Array, dy: jax.Array, spec: ConvSpec) -> jax.Array:
+    """conv(X, δ) with the channels as examples and the examples as channels."""
+    return lax.conv_general_dilated(
+        x,
+        dy,
+        window_strides=[w.dilation for w in spec.windows],
+        padding=[(w.low, w.covered - w.low - w.dilated) for w in spec.windows],
+        lhs_dilation=[w.input_dilation for w in spec.windows],
+        rhs_dilation=[w.stride for w in spec.windows],
+        dimension_numbers=(
+            _layout(spec, "C", "N"),
+            _layout(spec, "I", "O"),
+            _layout(spec, "", "NC"),
+        ),
+        precision=spec.precision,
+        out_sharding=spec.kernel_sharding,
+    )

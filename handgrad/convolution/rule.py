@@ -1,0 +1,253 @@
+"""Convolution: one trilinear form, three directions, each the others' derivative.
+
+With any cotangent δ of the output, a convolution is the number
+
+    T(x, kernel, δ) = Σ δ ⊙ conv(x, kernel),
+
+linear in each of its three arguments. Its three partial derivatives are the layer's
+three directions:
+
+    ∂T/∂δ      = y        forward(x, kernel)
+    ∂T/∂x      = dx       input_gradient(δ, kernel)
+    ∂T/∂kernel = dkernel  kernel_gradient(x, δ)
+
+Each of the three is bilinear in the two arguments that it has left, so the derivative of
+one is made of the other two, and gradients of every order stay within them. A *formula*
+(`rot180`, `gemm`, ...) is a module with these three functions; `spec.formulas` says
+which module computes which direction.
+"""
+
+import dataclasses
+import functools
+from collections.abc import Sequence
+from types import ModuleType
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+from handgrad import arguments, sharding, windows
+from handgrad import bias as _bias
+from handgrad.convolution import choose, gemm, rot180
+from handgrad.convolution.spec import ConvFormulas, ConvSpec
+from handgrad.rules import RULES, Formula, register
+
+FORMULAS: dict[str, ModuleType] = {"rot180": rot180, "gemm": gemm}
+
+
+def _direction(name: str, spec: ConvSpec):
+    return getattr(FORMULAS[getattr(spec.formulas, name)], name)
+
+
+def _bilinear(direction: str, a, b, spec: ConvSpec, dtype) -> jax.Array:
+    """Runs one direction in the wider dtype of its arguments; the result is `dtype`."""
+    wide = jnp.promote_types(a.dtype, b.dtype)
+    result = _direction(direction, spec)(a.astype(wide), b.astype(wide), spec)
+    return result.astype(dtype)
+
+
+@functools.partial(jax.custom_vjp, nondiff_argnums=(2,))
+def _conv(x, kernel, spec):
+    dtype = spec.preferred_element_type or x.dtype
+    return _bilinear("forward", x, kernel, spec, dtype)
+
+
+def _conv_fwd(x, kernel, spec):
+    residuals = (x, kernel)  # bilinear: each is the other's derivative
+    return _conv(x, kernel, spec), residuals
+
+
+def _conv_bwd(spec, residuals, dy):
+    """Dx = ∂T/∂x, dkernel = ∂T/∂kernel at δ = dy."""
+    x, kernel = residuals
+    return _input_gradient(dy, kernel, spec), _kernel_gradient(x, dy, spec)
+
+
+_conv.defvjp(_conv_fwd, _conv_bwd)
+
+
+@functools.partial(jax.custom_vjp, nondiff_argnums=(2,))
+def _input_gradient(dy, kernel, spec):
+    return _bilinear("input_gradient", dy, kernel, spec, kernel.dtype)
+
+
+def _input_gradient_fwd(dy, kernel, spec):
+    return _input_gradient(dy, kernel, spec), (dy, kernel)
+
+
+def _input_gradient_bwd(spec, residuals, ddx):
+    """The second order: T with ddx in the place of x."""
+    dy, kernel = residuals
+    ddy = _conv(ddx, kernel, spec).astype(dy.dtype)
+    return ddy, _kernel_gradient(ddx, dy, spec)
+
+
+_input_gradient.defvjp(_input_gradient_fwd, _input_gradient_bwd)
+
+
+@functools.partial(jax.custom_vjp, nondiff_argnums=(2,))
+def _kernel_gradient(x, dy, spec):
+    return _bilinear("kernel_gradient", x, dy, spec, x.dtype)
+
+
+def _kernel_gradient_fwd(x, dy, spec):
+    return _kernel_gradient(x, dy, spec), (x, dy)
+
+
+def _kernel_gradient_bwd(spec, residuals, ddkernel):
+    """The second order: T with ddkernel in the place of kernel."""
+    x, dy = residuals
+    ddy = _conv(x, ddkernel, spec).astype(dy.dtype)
+    return _input_gradient(dy, ddkernel, spec), ddy
+
+
+_kernel_gradient.defvjp(_kernel_gradient_fwd, _kernel_gradient_bwd)
+
+
+def _with_formulas(formulas: ConvFormulas):
+    def core(x, kernel, spec):
+        return _conv(x, kernel, dataclasses.replace(spec, formulas=formulas))
+
+    return core
+
+
+register(
+    "conv",
+    source="the article, A3 and A5; every geometry: FORMULAS B1",
+    autodiff=rot180.forward,
+    formulas={
+        name: Formula(_with_formulas(ConvFormulas(name, name, name)), module.unsuitable)
+        for name, module in FORMULAS.items()
+    },
+    best=lambda spec: _with_formulas(choose.best(spec)),
+)(_conv)
+
+
+def conv(
+    x: jax.Array,
+    kernel: jax.Array,
+    bias: jax.Array | None = None,
+    *,
+    strides: int | Sequence[int] = 1,
+    padding: arguments.Padding = "SAME",
+    input_dilation: int | Sequence[int] = 1,
+    kernel_dilation: int | Sequence[int] = 1,
+    feature_group_count: int = 1,
+    precision: Any = None,
+    preferred_element_type: Any = None,
+    implementation: str | ConvFormulas | None = None,
+) -> jax.Array:
+    """Convolution layer in 1, 2 or 3 spatial dimensions, channels last.
+
+    y[n,p,q,o] = Σ_klc x[n, s·p + d·k − b, s·q + d·l − b, c] · kernel[k,l,c,o] + bias[o]
+    dx = conv(pad(dy), rot180(kernel)),  dkernel = conv(x, dy),  dbias = Σ_npq dy
+
+    Args:
+      x: real image [N, H, W, C], or one example [H, W, C].
+      kernel: array [K, L, C/G, O] of the same dtype.
+      bias: array [O], or `None`.
+      strides: s, distance between neighbouring windows in pixels.
+      padding: "SAME", "VALID", "SAME_LOWER" or (low, high) pixels for each dimension;
+        b is the low one; negative numbers crop.
+      input_dilation: e, distance that neighbouring pixels are moved apart to.
+      kernel_dilation: d, distance between neighbouring kernel pixels.
+      feature_group_count: G, independent groups of channels.
+      precision: as in `jax.lax.conv_general_dilated`.
+      preferred_element_type: dtype of the result, as in
+        `jax.lax.conv_general_dilated`.
+      implementation: `None` for the best formulas, "autodiff" for JAX's own gradient,
+        "rot180" or "gemm" for one formula in all directions, or a `ConvFormulas`.
+
+    Returns:
+      Image [N, P, Q, O], or [P, Q, O]; P = ⌊(e(H−1)+1 + low + high − Kd) / s⌋ + 1 with
+      Kd = d(K−1)+1.
+
+    Raises:
+      ValueError: the shapes or numbers do not fit, the kernel is larger than the padded
+        image, or the formula is unknown or unsuitable.
+      TypeError: the dtypes differ, or are complex.
+
+    Example:
+      >>> import jax, jax.numpy as jnp, handgrad
+      >>> x, kernel = jnp.ones((4, 4, 1)), jnp.ones((3, 3, 1, 1))
+      >>> loss = lambda x: handgrad.conv(x, kernel, padding="VALID").sum()
+      >>> jax.grad(loss)(x).squeeze()
+      Array([[1., 2., 2., 1.],
+             [2., 4., 4., 2.],
+             [2., 4., 4., 2.],
+             [1., 2., 2., 1.]], dtype=float32)
+
+    Source: the article (rot180 and im2col); LeCun et al. 1989,
+    doi:10.1162/neco.1989.1.4.541; FORMULAS A3, A5 and B1.
+    """
+    x = arguments.array("conv", "x", x)
+    kernel = arguments.array("conv", "kernel", kernel)
+    arguments.same_dtype("conv", x=x, kernel=kernel)
+    n = kernel.ndim - 2
+    arguments.require(
+        1 <= n <= 3 and x.ndim in (n + 1, n + 2),
+        "conv",
+        "x must have shape [N, spatial..., C] or [spatial..., C] and kernel "
+        "[spatial..., C/G, O] with 1 to 3 spatial dimensions, got x "
+        f"{x.shape} and kernel {kernel.shape}",
+    )
+    _check_channels("conv", x.shape[-1], kernel.shape, feature_group_count)
+    single = x.ndim == n + 1
+    if single:
+        x = x[None]
+    x, kernel = sharding.align(x, kernel)
+    spec = ConvSpec(
+        windows=windows.describe(
+            "conv",
+            x.shape[1:-1],
+            kernel.shape[:-2],
+            strides,
+            padding,
+            kernel_dilation,
+            input_dilation,
+            name="kernel",
+            dilation_name="kernel_dilation",
+        ),
+        feature_group_count=feature_group_count,
+        precision=arguments.hashable_precision(precision),
+        preferred_element_type=preferred_element_type
+        and jnp.dtype(preferred_element_type),
+        x_sharding=sharding.of(x),
+        kernel_sharding=sharding.of(kernel),
+    )
+    windows.require_fit("conv", spec.windows, name="kernel")
+    y = _choose("conv", implementation, spec)(x, kernel, spec)
+    if single:
+        y = y[0]
+    if bias is None:
+        return y
+    how = "autodiff" if implementation == "autodiff" else None
+    return _bias.add(y, bias, op="conv", implementation=how)
+
+
+def _choose(op: str, implementation: str | ConvFormulas | None, spec: ConvSpec):
+    if not isinstance(implementation, ConvFormulas):
+        return RULES[op].choose(implementation, spec)
+    for name in dataclasses.astuple(implementation):
+        RULES[op].choose(name, spec)  # raises where the formula is unsuitable
+    return _with_formulas(implementation)
+
+
+def _check_channels(op: str, channels: int, kernel: tuple, groups: int) -> None:
+    arguments.integer(op, "feature_group_count", groups)
+    arguments.require(
+        channels % groups == 0,
+        op,
+        f"feature_group_count (={groups}) must divide the {channels} input channels",
+    )
+    arguments.require(
+        kernel[-2] * groups == channels,
+        op,
+        f"kernel {kernel} must have {channels // groups} input channels, those of x "
+        f"(={channels}) divided by feature_group_count (={groups})",
+    )
+    arguments.require(
+        kernel[-1] % groups == 0,
+        op,
+        f"feature_group_count (={groups}) must divide the {kernel[-1]} output channels",
+    )

@@ -1,0 +1,50 @@
+"""The static description of a convolution, and the names of its three formulas."""
+
+import dataclasses
+from typing import Any
+
+from jax.sharding import NamedSharding
+
+from handgrad.windows import Windows
+
+
+@dataclasses.dataclass(frozen=True)
+class ConvFormulas:
+    """Which formula computes each of the three directions.
+
+    The three need not agree: each direction has its own best formula.
+
+    Attributes:
+      forward: computes y from x and kernel.
+      input_gradient: computes dx from dy and kernel.
+      kernel_gradient: computes dkernel from x and dy.
+    """
+
+    forward: str
+    input_gradient: str
+    kernel_gradient: str
+
+
+@dataclasses.dataclass(frozen=True)
+class ConvSpec:
+    """All that is static about a convolution x[N,H,W,C] * kernel[K,L,C/G,O].
+
+    Attributes:
+      windows: H, K, s, b, d and e in each spatial dimension.
+      feature_group_count: G; group g sees its own C/G inputs and O/G outputs.
+      precision: as in `jax.lax.conv_general_dilated`.
+      preferred_element_type: dtype of y, or `None` for that of x.
+      x_sharding: where dx lives under an explicit mesh.
+      kernel_sharding: where dkernel lives under an explicit mesh.
+      y_sharding: where y lives under an explicit mesh; `None` lets JAX derive it.
+      formulas: computes which direction; `None` while it is not chosen yet.
+    """
+
+    windows: Windows
+    feature_group_count: int = 1
+    precision: Any = None
+    preferred_element_type: Any = None
+    x_sharding: NamedSharding | None = None
+    kernel_sharding: NamedSharding | None = None
+    y_sharding: NamedSharding | None = None
+    formulas: ConvFormulas | None = None

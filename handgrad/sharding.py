@@ -1,0 +1,74 @@
+"""What a hand-written rule needs on more than one device.
+
+Autodiff inserts these steps by itself; a `jax.custom_vjp` has to say them.
+
+*shard_map*: a replicated kernel meets a sharded image. Inside the op the kernel must
+count as *varying* over the image's mesh axes, so that its cotangent is one partial sum a
+device, and the transpose of that cast, a sum over the devices, must stand outside of the
+rule: `align` is called before the `custom_vjp` function.
+
+*Explicit meshes*: sharding is part of an array's type. A contraction over a sharded axis
+is ambiguous until it is told its result's sharding. For a cotangent that is the primal's
+own: `of(primal)`.
+"""
+
+import jax
+from jax import lax
+from jax.sharding import NamedSharding, PartitionSpec
+
+
+def align(*arrays: jax.Array | None) -> tuple:
+    """Makes all arrays vary over the union of their manual mesh axes.
+
+    Args:
+      *arrays: the operands of one op; `None` stands for an absent one.
+
+    Returns:
+      The same operands; outside of `shard_map` they are unchanged.
+    """
+    varying = [
+        frozenset() if a is None else frozenset(jax.typeof(a).manual_axis_type.varying)  # type: ignore
+        for a in arrays
+    ]
+    union = frozenset().union(*varying)
+    return tuple(
+        a
+        if a is None or have == union
+        else lax.pcast(a, tuple(union - have), to="varying")
+        for a, have in zip(arrays, varying, strict=True)
+    )
+
+
+def of(array: jax.Array) -> NamedSharding | None:
+    """The sharding that is part of the array's type, `None` without an explicit mesh."""
+    sharding = jax.typeof(array).sharding  # type: ignore[attr-defined]
+    return sharding if sharding.mesh.explicit_axes else None
+
+
+def rearranged(
+    sharding: NamedSharding | None, axes: tuple[int | None, ...]
+) -> NamedSharding | None:
+    """The sharding of an array whose axis `i` was the old axis `axes[i]`.
+
+    `None` as an entry stands for a new, unsharded axis.
+    """
+    if sharding is None:
+        return None
+    spec = tuple(None if a is None else sharding.spec[a] for a in axes)
+    return NamedSharding(sharding.mesh, PartitionSpec(*spec))
+
+
+def merge(x: jax.Array, start: int, stop: int) -> jax.Array:
+    """Merges the axes `start` to `stop` into one.
+
+    One reshape an axis: an explicit mesh supports no reshape of several axes at once.
+    """
+    for _ in range(stop - start - 1):
+        pair = x.shape[start] * x.shape[start + 1]
+        x = x.reshape(*x.shape[:start], pair, *x.shape[start + 2 :])
+    return x
+
+
+def split(x: jax.Array, axis: int, sizes: tuple[int, ...]) -> jax.Array:
+    """Splits one axis into several, the reverse of `merge`."""
+    return x.reshape(*x.shape[:axis], *sizes, *x.shape[axis + 1 :])

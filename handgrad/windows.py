@@ -1,0 +1,294 @@
+r"""Sliding windows in N dimensions: what convolution and pooling share.
+
+In each spatial dimension an image of `H` pixels becomes `P` windows of `K` pixels.
+Window `p` sees, at its place `k`, the pixel
+
+    h = s·p + d·k − b        (stride s, window dilation d, low padding b)
+
+of the image, into which `e − 1` zeros are inserted between neighbours if its own
+dilation `e` is not one. Two functions are each other's transpose:
+
+- `view(x, k)` gathers, for every window, the pixel at place `k`;
+- `spread(pieces)` gives every pixel the sum of what the windows hold for it.
+
+`spread` works by *phases*. Write h + b = s·i + a with 0 ≤ a < s. A place k meets only
+the pixels of phase a = d·k mod s, shifted by m = ⌊d·k / s⌋ windows, so that
+
+    x[s·i + a − b] = Σ_{k: d·k = s·m + a} piece_k[i − m].
+
+The s phases are dense arrays; interleaving them gives the image. There is no scatter
+and no multiplication by an inserted zero. Dumoulin & Visin 2016, arXiv:1603.07285.
+
+Images are channels last: the spatial axes are all but the last one, counted from the
+right, so that any number of batch axes may lead.
+"""
+
+import dataclasses
+import itertools
+from collections.abc import Callable, Iterator, Sequence
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax import lax
+
+from handgrad import arguments
+
+
+@dataclasses.dataclass(frozen=True)
+class Window:
+    """A sliding window along one dimension.
+
+    Attributes:
+      input: pixels of the image, H.
+      size: pixels of the window, K.
+      stride: s.
+      low: padding before the first pixel, b; negative crops.
+      high: padding after the last pixel; negative crops.
+      dilation: distance between neighbouring window pixels, d.
+      input_dilation: distance between neighbouring image pixels, e.
+    """
+
+    input: int
+    size: int
+    stride: int = 1
+    low: int = 0
+    high: int = 0
+    dilation: int = 1
+    input_dilation: int = 1
+
+    @property
+    def dilated(self) -> int:
+        """Pixels of the image after the zeros are inserted."""
+        return self.input_dilation * (self.input - 1) + 1 if self.input else 0
+
+    @property
+    def extent(self) -> int:
+        """Pixels from the window's first to its last: d·(K−1)+1."""
+        return self.dilation * (self.size - 1) + 1 if self.size else 0
+
+    @property
+    def output(self) -> int:
+        """How many windows fit, P."""
+        room = self.dilated + self.low + self.high - self.extent
+        return room // self.stride + 1 if room >= 0 else 0
+
+    @property
+    def covered(self) -> int:
+        """Padded pixels that some window sees: s·(P−1) + extent."""
+        return self.stride * (self.output - 1) + self.extent if self.output else 0
+
+    def real(self) -> np.ndarray:
+        """Whether window p sees a pixel of the image at place k: booleans [P, K]."""
+        p, k = np.arange(self.output)[:, None], np.arange(self.size)[None, :]
+        h = self.stride * p + self.dilation * k - self.low
+        return (h >= 0) & (h < self.dilated) & (h % self.input_dilation == 0)
+
+
+Windows = tuple[Window, ...]
+
+
+def describe(
+    op: str,
+    image: Sequence[int],
+    window_shape: Sequence[int],
+    strides: int | Sequence[int] | None,
+    padding: arguments.Padding,
+    dilation: int | Sequence[int] | None = None,
+    input_dilation: int | Sequence[int] | None = None,
+    *,
+    name: str = "window_shape",
+    dilation_name: str = "window_dilation",
+) -> Windows:
+    """Returns the windows of an op, one for each spatial dimension.
+
+    Args:
+      op: the op's public name, for its errors.
+      image: pixels in each spatial dimension.
+      window_shape: pixels of the window in each spatial dimension.
+      strides: distance between neighbouring windows; `None` means 1.
+      padding: see `arguments.paddings`.
+      dilation: distance between neighbouring window pixels; `None` means 1.
+      input_dilation: distance between neighbouring image pixels; `None` means 1.
+      name: what the op calls its `window_shape`.
+      dilation_name: what the op calls its `dilation`.
+
+    Raises:
+      ValueError: a length or a number does not fit, or no window fits the image.
+    """
+    n = len(image)
+    sizes = arguments.per_dimension(op, name, tuple(window_shape), n)
+    strides = arguments.per_dimension(op, "strides", strides, n)
+    dilation = arguments.per_dimension(op, dilation_name, dilation, n)
+    input_dilation = arguments.per_dimension(op, "input_dilation", input_dilation, n)
+    extents = [d * (k - 1) + 1 for d, k in zip(dilation, sizes, strict=True)]
+    pads = arguments.paddings(op, padding, image, extents, strides)
+    return tuple(
+        Window(h, k, s, low, high, d, e)
+        for h, k, s, (low, high), d, e in zip(
+            image, sizes, strides, pads, dilation, input_dilation, strict=True
+        )
+    )
+
+
+def require_fit(op: str, windows: Windows, *, name: str) -> None:
+    """Raises `ValueError` unless at least one window fits the padded image."""
+    for w in windows:
+        padded = w.dilated + w.low + w.high
+        arguments.require(
+            padded >= w.extent,
+            op,
+            f"{name} (={w.size}) with dilation (={w.dilation}) spans {w.extent} pixels "
+            f"and does not fit an image of {w.input} pixels, {padded} with padding "
+            f"(={(w.low, w.high)})",
+        )
+
+
+def output_shape(windows: Windows) -> tuple[int, ...]:
+    """Windows in each spatial dimension: P, Q, ..."""
+    return tuple(w.output for w in windows)
+
+
+def places(windows: Windows) -> Iterator[tuple[int, ...]]:
+    """The places of a window in row-major order."""
+    return itertools.product(*(range(w.size) for w in windows))
+
+
+def _on_spatial(x: jax.Array, entries: Sequence, *, other) -> list:
+    """One entry for each axis of `x`: `entries` on the spatial axes, else `other`."""
+    before = x.ndim - 1 - len(entries)
+    return [other] * before + list(entries) + [other]
+
+
+def pad(x: jax.Array, windows: Windows, fill: np.ndarray | None = None) -> jax.Array:
+    """Returns the image padded (or cropped) to exactly what the windows see.
+
+    Args:
+      x: image [..., H, W, C].
+      windows: one for each spatial dimension.
+      fill: the padding's value; 0 by default.
+    """
+    config = [
+        (w.low, w.covered - w.low - w.dilated, w.input_dilation - 1) for w in windows
+    ]
+    if not any(any(c) for c in config):
+        return x
+    fill = arguments.zero(x.dtype) if fill is None else fill
+    return lax.pad(x, fill, _on_spatial(x, config, other=(0, 0, 0)))
+
+
+def view(padded: jax.Array, place: Sequence[int], windows: Windows) -> jax.Array:
+    """Returns the pixel at one place of every window: [..., P, Q, C].
+
+    Args:
+      padded: what `pad` returned.
+      place: the place (k, l, ...) in the window.
+      windows: one for each spatial dimension.
+    """
+    starts = [w.dilation * k for w, k in zip(windows, place, strict=True)]
+    limits = [
+        start + w.stride * (w.output - 1) + 1 if w.output else start
+        for w, start in zip(windows, starts, strict=True)
+    ]
+    shape = list(padded.shape)
+    full = _on_spatial(padded, limits, other=None)
+    return lax.slice(
+        padded,
+        _on_spatial(padded, starts, other=0),
+        [
+            size if limit is None else limit
+            for size, limit in zip(shape, full, strict=True)
+        ],
+        _on_spatial(padded, [w.stride for w in windows], other=1),
+    )
+
+
+def spread(piece: Callable[..., jax.Array], windows: Windows) -> jax.Array:
+    """Gives every pixel the sum of what the windows hold for it: `view` transposed.
+
+    Args:
+      piece: maps a place (k, l, ...) to an array [..., P, Q, C]: what each window
+        holds for its pixel at that place.
+      windows: one for each spatial dimension.
+
+    Returns:
+      An image [..., H, W, C].
+    """
+
+    def along(dimension: int, place: tuple[int, ...]) -> jax.Array:
+        if dimension == len(windows):
+            return piece(*place)
+        window = windows[dimension]
+        axis = dimension - len(windows) - 1
+        return _spread_one(
+            [along(dimension + 1, (*place, k)) for k in range(window.size)],
+            window,
+            axis,
+        )
+
+    return along(0, ())
+
+
+def _spread_one(pieces: Sequence[jax.Array], window: Window, axis: int) -> jax.Array:
+    """`spread` along one axis (counted from the right), by phases."""
+    w = window
+    axis = pieces[0].ndim + axis
+    shape = list(pieces[0].shape)
+    zero = arguments.zero(pieces[0].dtype)
+
+    def padded(x, low, high, interior=0):
+        config = [(0, 0, 0)] * x.ndim
+        config[axis] = (low, high, interior)
+        return lax.pad(x, zero, config)
+
+    shifts = (w.extent - 1) // w.stride  # the largest m
+    length = w.output + shifts
+    phases: list[jax.Array | None] = [None] * w.stride
+    for k, y in enumerate(pieces):
+        m, a = divmod(w.dilation * k, w.stride)
+        shifted = padded(y, m, shifts - m)
+        before = phases[a]
+        phases[a] = shifted if before is None else before + shifted
+    empty = jnp.zeros_like(next(p for p in phases if p is not None))
+    dense = [empty if p is None else p for p in phases]
+    shape[axis] = length * w.stride
+    x = jnp.stack(dense, axis + 1).reshape(shape) if w.stride > 1 else dense[0]
+    x = padded(x, -w.low, w.low + w.dilated - shape[axis])
+    if w.input_dilation > 1:
+        x = lax.slice_in_dim(x, 0, None, w.input_dilation, axis)
+    return x
+
+
+def count(windows: Windows) -> np.ndarray:
+    """How many pixels of the image each window sees: [P, Q, ..., 1]."""
+    total = np.ones(())
+    for w in windows:
+        total = total[..., None] * w.real().sum(1)
+    return total[..., None]
+
+
+def window_sum(x: jax.Array, windows: Windows) -> jax.Array:
+    """Sum of each window, one dimension after the other: [..., P, Q, C]."""
+    for i, w in enumerate(windows):
+        line = tuple(
+            w
+            if i == j
+            else Window(input=x.shape[x.ndim - 1 - len(windows) + j], size=1)
+            for j in range(len(windows))
+        )
+        image = pad(x, line)
+        x = sum(view(image, place, line) for place in places(line))
+    return x
+
+
+def reduce_window(x: jax.Array, init, operation, windows: Windows) -> jax.Array:
+    """`lax.reduce_window` over the spatial axes: the ops' `"autodiff"` form."""
+    return lax.reduce_window(
+        x,
+        np.asarray(init, x.dtype),
+        operation,
+        _on_spatial(x, [w.size for w in windows], other=1),
+        _on_spatial(x, [w.stride for w in windows], other=1),
+        _on_spatial(x, [(w.low, w.high) for w in windows], other=(0, 0)),
+        window_dilation=_on_spatial(x, [w.dilation for w in windows], other=1),
+    )
