@@ -5,25 +5,58 @@ derivation it comes from, and takes `implementation=`: `None` for the best formu
 `"autodiff"` for JAX's own gradient, or a formula's name. `RULES` lists them all.
 """
 
-from handgrad.activation import log_softmax as log_softmax
-from handgrad.activation import relu as relu
-from handgrad.activation import sigmoid as sigmoid
-from handgrad.activation import softmax as softmax
-from handgrad.activation import tanh as tanh
-from handgrad.bias import add_bias as add_bias
-from handgrad.convolution import ConvFormulas as ConvFormulas
-from handgrad.convolution import col2im as col2im
-from handgrad.convolution import conv as conv
-from handgrad.convolution import im2col as im2col
-from handgrad.dense import dense as dense
-from handgrad.loss import sigmoid_binary_cross_entropy as sigmoid_binary_cross_entropy
-from handgrad.loss import softmax_cross_entropy as softmax_cross_entropy
-from handgrad.loss import (
-    softmax_cross_entropy_with_integer_labels as softmax_cross_entropy_with_integer_labels,
+from handgrad.activation import (
+    log_softmax,
+    relu,
+    sigmoid,
+    softmax,
+    tanh,
 )
-from handgrad.loss import squared_error as squared_error
-from handgrad.pooling import avg_pool as avg_pool
-from handgrad.pooling import max_pool as max_pool
-from handgrad.rules import RULES as RULES
+from handgrad.bias import (
+    add_bias,
+)
+from handgrad.convolution import (
+    ConvFormulas,
+    col2im,
+    conv,
+    im2col,
+)
+from handgrad.dense import (
+    dense,
+)
+from handgrad.loss import (
+    sigmoid_binary_cross_entropy,
+    softmax_cross_entropy,
+    softmax_cross_entropy_with_integer_labels,
+    squared_error,
+)
+from handgrad.pooling import (
+    avg_pool,
+    max_pool,
+)
+from handgrad.rules import (
+    RULES,
+)
 
 __version__ = "0.1.0"
+
+__all__ = [
+    "RULES",
+    "ConvFormulas",
+    "add_bias",
+    "avg_pool",
+    "col2im",
+    "conv",
+    "dense",
+    "im2col",
+    "log_softmax",
+    "max_pool",
+    "relu",
+    "sigmoid",
+    "sigmoid_binary_cross_entropy",
+    "softmax",
+    "softmax_cross_entropy",
+    "softmax_cross_entropy_with_integer_labels",
+    "squared_error",
+    "tanh",
+]

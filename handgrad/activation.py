@@ -196,7 +196,7 @@ def softmax(
 
 
 def _shifted(x, where, axes):
-    """X minus its maximum (exp cannot overflow), −∞ where masked."""
+    """x minus its maximum (exp cannot overflow), −∞ where masked."""
     if where is not None:
         x = jnp.where(where, x, -jnp.inf)
     return x - lax.stop_gradient(jnp.max(x, axes, keepdims=True, initial=-jnp.inf))

@@ -76,7 +76,7 @@ def _add_bias_fwd(x, bias):
 
 
 def _add_bias_bwd(residuals, dy):
-    """Dx = dy, dbias[o] = Σ_n dy[n, o]."""
+    """dx = dy, dbias[o] = Σ_n dy[n, o]."""
     del residuals
     return dy, jnp.sum(dy, axis=range(dy.ndim - 1))
 

@@ -125,7 +125,7 @@ def _dense_fwd(x, kernel, spec):
 
 
 def _dense_bwd(spec, residuals, dy):
-    """Dx = dy Wᵀ, dW = xᵀ dy."""
+    """dx = dy Wᵀ, dW = xᵀ dy."""
     x, kernel = residuals
     batch = range(x.ndim - 1)
     # [... o] [i o] -> [... i]

@@ -67,8 +67,18 @@ def _masked(logits, where):
     return logits if where is None else jnp.where(where, logits, -jnp.inf)
 
 
+def _probabilities(logits, where, log_normalizer):
+    """softmax(logits) from its two residuals, in the dtype of the normalizer."""
+    logits = _masked(logits, where).astype(log_normalizer.dtype)
+    return jnp.exp(logits - log_normalizer)
+
+
 def _log_normalizer(logits, axes):
-    """Log Σ exp(logits), kept as axes of size 1; the shift keeps exp finite."""
+    """log Σ exp(logits), kept as axes of size 1; the shift keeps exp finite.
+
+    In at least float32: an error here is a relative error of every probability.
+    """
+    logits = logits.astype(arguments.accumulator(logits.dtype))
     highest = lax.stop_gradient(jnp.max(logits, axes, keepdims=True))
     total = jnp.sum(jnp.exp(logits - highest), axes, keepdims=True)
     return jnp.log(total) + highest
@@ -76,14 +86,18 @@ def _log_normalizer(logits, axes):
 
 def _autodiff_softmax_cross_entropy(logits, labels, where, axes):
     log_probabilities = jax.nn.log_softmax(logits, axes, where)
-    return -jnp.sum(labels * log_probabilities, axes, where=where)
+    if where is not None:  # −∞ there, and labels · −∞ has no finite gradient
+        log_probabilities = jnp.where(where, log_probabilities, 0)
+    return -jnp.sum(labels * log_probabilities, axes)
 
 
 def _cross_entropy_value(logits, labels, where, axes):
     log_normalizer = _log_normalizer(_masked(logits, where), axes)
     counts = labels != 0 if where is None else where & (labels != 0)
-    terms = jnp.where(counts, labels * (log_normalizer - logits), 0)
-    return jnp.sum(terms, axes), log_normalizer
+    wide = log_normalizer.dtype
+    terms = labels.astype(wide) * (log_normalizer - logits.astype(wide))
+    loss = jnp.sum(jnp.where(counts, terms, 0), axes)
+    return loss.astype(logits.dtype), log_normalizer
 
 
 @register(
@@ -104,17 +118,19 @@ def _softmax_cross_entropy_fwd(logits, labels, where, axes):
 
 
 def _softmax_cross_entropy_bwd(axes, residuals, dy):
-    """Dlogits = (softmax Σ labels − labels) dy, dlabels = (log Σ − logits) dy."""
+    """dlogits = (softmax Σ labels − labels) dy, dlabels = (log Σ − logits) dy."""
     logits, labels, where, log_normalizer = residuals
     if where is not None:  # a masked class takes no part, whatever its label
         labels = jnp.where(where, labels, 0)
-    dy = lax.expand_dims(dy, axes)
-    probabilities = jnp.exp(_masked(logits, where) - log_normalizer)
+    dtype, wide = logits.dtype, log_normalizer.dtype
+    labels = labels.astype(wide)
+    dy = lax.expand_dims(dy, sorted(axes)).astype(wide)
+    probabilities = _probabilities(logits, where, log_normalizer)
     dlogits = (probabilities * jnp.sum(labels, axes, keepdims=True) - labels) * dy
-    dlabels = (log_normalizer - logits) * dy
+    dlabels = (log_normalizer - logits.astype(wide)) * dy
     if where is not None:
         dlabels = jnp.where(where, dlabels, 0)
-    return dlogits, dlabels, None
+    return dlogits.astype(dtype), dlabels.astype(dtype), None
 
 
 _softmax_cross_entropy.defvjp(_softmax_cross_entropy_fwd, _softmax_cross_entropy_bwd)
@@ -195,8 +211,9 @@ def _integer_labels_value(logits, labels, where, axes):
     log_normalizer = _log_normalizer(_masked(logits, where), axes)
     one_hot = _is_label(logits, labels, axes)
     chosen = jnp.sum(jnp.where(one_hot, _masked(logits, where), 0), axes)
-    loss = lax.squeeze(log_normalizer, axes) - chosen
-    return jnp.where(jnp.any(one_hot, axes), loss, jnp.nan), log_normalizer
+    loss = lax.squeeze(log_normalizer, axes) - chosen.astype(log_normalizer.dtype)
+    loss = jnp.where(jnp.any(one_hot, axes), loss, jnp.nan)
+    return loss.astype(logits.dtype), log_normalizer
 
 
 @register(
@@ -219,12 +236,13 @@ def _integer_labels_fwd(logits, labels, where, axes):
 def _integer_labels_bwd(axes, residuals, dy):
     """dlogits_i = (softmax_i − [i = label]) dy."""
     logits, labels, where, log_normalizer = residuals
-    probabilities = jnp.exp(_masked(logits, where) - log_normalizer)
-    one_hot = _is_label(logits, labels, axes).astype(logits.dtype)
-    dlogits = (probabilities - one_hot) * lax.expand_dims(dy, sorted(axes))
+    probabilities = _probabilities(logits, where, log_normalizer)
+    one_hot = _is_label(logits, labels, axes).astype(probabilities.dtype)
+    dy = lax.expand_dims(dy, sorted(axes)).astype(probabilities.dtype)
+    dlogits = (probabilities - one_hot) * dy
     if where is not None:  # also where the label itself is masked
         dlogits = jnp.where(where, dlogits, 0)
-    return dlogits, None, None
+    return dlogits.astype(logits.dtype), None, None
 
 
 _integer_labels.defvjp(_integer_labels_fwd, _integer_labels_bwd)
@@ -288,7 +306,7 @@ def _sigmoid_binary_cross_entropy_fwd(logits, labels):
 
 
 def _sigmoid_binary_cross_entropy_bwd(residuals, dy):
-    """Dlogits = (σ(logits) − labels) dy, dlabels = −logits dy."""
+    """dlogits = (σ(logits) − labels) dy, dlabels = −logits dy."""
     logits, labels = residuals
     p, not_p = lax.logistic(logits), lax.logistic(-logits)
     return ((1 - labels) * p - labels * not_p) * dy, -logits * dy
@@ -359,7 +377,7 @@ def _squared_error_fwd(predictions, targets):
 
 
 def _squared_error_bwd(residuals, dy):
-    """Dpredictions = 2 (predictions − targets) dy, dtargets = −dpredictions."""
+    """dpredictions = 2 (predictions − targets) dy, dtargets = −dpredictions."""
     (difference,) = residuals
     dpredictions = 2 * difference * dy
     return dpredictions, -dpredictions

@@ -1,4 +1,4 @@
-"""The list of rules: what each op is called, which formulas it has, where they come from.
+"""The list of rules: each op's name, its formulas, and where they come from.
 
 A *rule* is an op with a hand-derived backward pass. A *formula* is one way to compute
 it. `RULES` maps the op's public name to its `Rule`; tests, benchmarks, documents and

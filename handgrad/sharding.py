@@ -3,13 +3,13 @@
 Autodiff inserts these steps by itself; a `jax.custom_vjp` has to say them.
 
 *shard_map*: a replicated kernel meets a sharded image. Inside the op the kernel must
-count as *varying* over the image's mesh axes, so that its cotangent is one partial sum a
-device, and the transpose of that cast, a sum over the devices, must stand outside of the
-rule: `align` is called before the `custom_vjp` function.
+count as *varying* over the image's mesh axes, so that its cotangent is one partial sum
+a device, and the transpose of that cast, a sum over the devices, must stand outside of
+the rule: `align` is called before the `custom_vjp` function.
 
-*Explicit meshes*: sharding is part of an array's type. A contraction over a sharded axis
-is ambiguous until it is told its result's sharding. For a cotangent that is the primal's
-own: `of(primal)`.
+*Explicit meshes*: sharding is part of an array's type. A contraction over a sharded
+axis is ambiguous until it is told its result's sharding. For a cotangent that is the
+primal's own: `of(primal)`.
 """
 
 import jax
@@ -40,7 +40,7 @@ def align(*arrays: jax.Array | None) -> tuple:
 
 
 def of(array: jax.Array) -> NamedSharding | None:
-    """The sharding that is part of the array's type, `None` without an explicit mesh."""
+    """The sharding in the array's type, `None` without an explicit mesh."""
     sharding = jax.typeof(array).sharding  # type: ignore[attr-defined]
     return sharding if sharding.mesh.explicit_axes else None
 

@@ -24,6 +24,7 @@ right, so that any number of batch axes may lead.
 """
 
 import dataclasses
+import functools
 import itertools
 from collections.abc import Callable, Iterator, Sequence
 
@@ -277,18 +278,27 @@ def window_sum(x: jax.Array, windows: Windows) -> jax.Array:
             for j in range(len(windows))
         )
         image = pad(x, line)
-        x = sum(view(image, place, line) for place in places(line))
+        views = [view(image, place, line) for place in places(line)]
+        x = functools.reduce(jnp.add, views)
     return x
 
 
 def reduce_window(x: jax.Array, init, operation, windows: Windows) -> jax.Array:
-    """`lax.reduce_window` over the spatial axes: the ops' `"autodiff"` form."""
+    """`lax.reduce_window` over the spatial axes: the ops' `"autodiff"` form.
+
+    Negative padding is cropped beforehand: JAX has no gradient for it.
+    """
+    init = np.asarray(init, x.dtype)
+    crop = [(min(w.low, 0), min(w.high, 0), 0) for w in windows]
+    x = lax.pad(x, init, _on_spatial(x, crop, other=(0, 0, 0)))
     return lax.reduce_window(
         x,
-        np.asarray(init, x.dtype),
+        init,
         operation,
         _on_spatial(x, [w.size for w in windows], other=1),
         _on_spatial(x, [w.stride for w in windows], other=1),
-        _on_spatial(x, [(w.low, w.high) for w in windows], other=(0, 0)),
+        _on_spatial(
+            x, [(max(w.low, 0), max(w.high, 0)) for w in windows], other=(0, 0)
+        ),
         window_dilation=_on_spatial(x, [w.dilation for w in windows], other=1),
     )

@@ -62,7 +62,7 @@ def forward(x: jax.Array, kernel: jax.Array, spec: ConvSpec) -> jax.Array:
 
 
 def input_gradient(dy: jax.Array, kernel: jax.Array, spec: ConvSpec) -> jax.Array:
-    """DX = Kᵀ dY, then col2im: [n p q g o] [kl c g o] -> [n p q kl g c]."""
+    """dX = Kᵀ dY, then col2im: [n p q g o] [kl c g o] -> [n p q kl g c]."""
     pixels = _LETTERS[: len(spec.windows)]
     errors, rows = _split_groups(dy, spec), _rows(kernel, spec)
     where = (*range(1 + len(pixels)), None, None, -1)
@@ -79,7 +79,7 @@ def input_gradient(dy: jax.Array, kernel: jax.Array, spec: ConvSpec) -> jax.Arra
 
 
 def kernel_gradient(x: jax.Array, dy: jax.Array, spec: ConvSpec) -> jax.Array:
-    """DK = dY Xᵀ: [n p q kl g c] [n p q g o] -> [kl c g o]."""
+    """dK = dY Xᵀ: [n p q kl g c] [n p q g o] -> [kl c g o]."""
     pixels = _LETTERS[: len(spec.windows)]
     columns = _split_groups(patches(x, spec.windows), spec)
     errors = _split_groups(dy, spec)

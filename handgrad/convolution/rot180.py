@@ -41,7 +41,7 @@ def unsuitable(spec: ConvSpec) -> str | None:
 
 
 def forward(x: jax.Array, kernel: jax.Array, spec: ConvSpec) -> jax.Array:
-    """Y = conv(x, kernel): [n h w c] [k l c o] -> [n p q o]."""
+    """y = conv(x, kernel): [n h w c] [k l c o] -> [n p q o]."""
     image = _layout(spec, "N", "C")
     return lax.conv_general_dilated(
         x,
@@ -59,7 +59,7 @@ def forward(x: jax.Array, kernel: jax.Array, spec: ConvSpec) -> jax.Array:
 
 
 def input_gradient(dy: jax.Array, kernel: jax.Array, spec: ConvSpec) -> jax.Array:
-    """Dx = conv(pad(dy), rot180(kernel)): [n p q o] [k l c o] -> [n h w c]."""
+    """dx = conv(pad(dy), rot180(kernel)): [n p q o] [k l c o] -> [n h w c]."""
     image = _layout(spec, "N", "C")
     dilated = [w.stride * (w.output - 1) + 1 if w.output else 0 for w in spec.windows]
     return lax.conv_general_dilated(
@@ -94,7 +94,7 @@ def _exchange_channels(kernel: jax.Array, spec: ConvSpec) -> jax.Array:
 
 
 def kernel_gradient(x: jax.Array, dy: jax.Array, spec: ConvSpec) -> jax.Array:
-    """Dkernel = conv(x, dy): [n h w c] [n p q o] -> [k l c/g o]."""
+    """dkernel = conv(x, dy): [n h w c] [n p q o] -> [k l c/g o]."""
     groups = spec.feature_group_count
     if groups == 1:
         return _correlate(x, dy, spec)

@@ -11,10 +11,10 @@ three directions:
     ∂T/∂x      = dx       input_gradient(δ, kernel)
     ∂T/∂kernel = dkernel  kernel_gradient(x, δ)
 
-Each of the three is bilinear in the two arguments that it has left, so the derivative of
-one is made of the other two, and gradients of every order stay within them. A *formula*
-(`rot180`, `gemm`, ...) is a module with these three functions; `spec.formulas` says
-which module computes which direction.
+Each of the three is bilinear in the two arguments that it has left, so the derivative
+of one is made of the other two, and gradients of every order stay within them. A
+*formula* (`rot180`, `gemm`, ...) is a module with these three functions;
+`spec.formulas` says which module computes which direction.
 """
 
 import dataclasses
@@ -47,7 +47,7 @@ def _bilinear(direction: str, a, b, spec: ConvSpec, dtype) -> jax.Array:
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(2,))
-def _conv(x, kernel, spec):
+def _conv(x, kernel, spec) -> jax.Array:
     dtype = spec.preferred_element_type or x.dtype
     return _bilinear("forward", x, kernel, spec, dtype)
 
@@ -58,7 +58,7 @@ def _conv_fwd(x, kernel, spec):
 
 
 def _conv_bwd(spec, residuals, dy):
-    """Dx = ∂T/∂x, dkernel = ∂T/∂kernel at δ = dy."""
+    """dx = ∂T/∂x, dkernel = ∂T/∂kernel at δ = dy."""
     x, kernel = residuals
     return _input_gradient(dy, kernel, spec), _kernel_gradient(x, dy, spec)
 

@@ -10,9 +10,9 @@ while the window has up to 256 places; the input is not kept. Going backward,
 a sum of masked copies of the error, placed by `windows.spread`. Nothing is scattered,
 so the result does not depend on the order of the additions' threads.
 
-Ties: the first maximum in row-major order takes all, as in `jax.lax.reduce_window`'s own
-gradient. NaN: a window with a NaN is NaN, and its first NaN takes the error. Padding
-never takes it: a window that holds a pixel hands its error to a pixel.
+Ties: the first maximum in row-major order takes all, as in the gradient of
+`jax.lax.reduce_window`. NaN: a window with a NaN is NaN, and its first NaN takes the
+error. Padding never takes it: a window that holds a pixel hands its error to a pixel.
 """
 
 import functools
@@ -85,7 +85,7 @@ def _max_pool(x, spec):
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(1,))
-def _max_and_offset(x, spec):
+def _max_and_offset(x, spec) -> tuple[jax.Array, jax.Array]:
     """Looks through the places in order; only a greater value replaces the best."""
     image = windows.pad(x, spec, arguments.lowest(x.dtype))
     best = windows.view(image, (0,) * len(spec), spec)

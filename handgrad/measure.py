@@ -1,0 +1,254 @@
+"""How wrong and how fast a formula is: against float64, autodiff and the clock.
+
+The truth about a gradient is autodiff of the same function in float64, on the very
+numbers that the formula was given, with a *random* cotangent: ones hide a wrong flip. A
+difference quotient in float64 checks that truth itself.
+
+Errors are judged elementwise. The error of an element is measured against its own size
+or, for an element that is small by cancellation, against the root mean square of its
+array:
+
+    error = max_i |a_i − t_i| / max(|t_i|, rms(t))
+
+so one wrong entry in a million is as visible as a wrong array. A formula passes when its
+error is at most twice autodiff's own on the same input, plus a few roundings. In float64
+autodiff is the truth itself; there anything but rounding is many orders larger.
+"""
+
+import dataclasses
+import functools
+import statistics
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from handgrad.cases import Case
+
+AUTODIFF_FACTOR = 2.0
+ROUNDINGS = 4.0
+ROUNDINGS_FLOAT64 = 1e4
+
+
+@dataclasses.dataclass(frozen=True)
+class Error:
+    """The error of a formula's value or of one cotangent.
+
+    Attributes:
+      cotangent: "value", or the name of the argument whose cotangent it is.
+      error: largest elementwise error against float64, see above.
+      autodiff_error: the same for JAX's own gradient in the formula's dtype.
+      tolerance: the largest error that passes.
+      worst: index of the worst element.
+      maps: truth, the formula's and autodiff's array, for pictures.
+    """
+
+    cotangent: str
+    error: float
+    autodiff_error: float
+    tolerance: float
+    worst: tuple[int, ...]
+    maps: tuple[np.ndarray, np.ndarray, np.ndarray] = dataclasses.field(repr=False)
+
+    @property
+    def ratio(self) -> float:
+        """The error relative to autodiff's; 1 where both are exact."""
+        if self.error == self.autodiff_error:
+            return 1.0
+        return self.error / self.autodiff_error if self.autodiff_error else np.inf
+
+    @property
+    def passed(self) -> bool:
+        """Whether the formula is as exact as autodiff, up to rounding."""
+        return bool(self.error <= self.tolerance)
+
+
+def elementwise_error(actual: Any, truth: Any) -> tuple[float, tuple[int, ...]]:
+    """Returns the largest elementwise error and its index.
+
+    Args:
+      actual: array of any real dtype.
+      truth: float64 array of the same shape.
+    """
+    truth = np.asarray(truth, np.float64)
+    actual = np.asarray(actual).astype(np.float64)
+    if actual.shape != truth.shape:
+        raise ValueError(f"shapes differ: {actual.shape} and {truth.shape}")
+    if truth.size == 0:
+        return 0.0, ()
+    scale = np.maximum(np.abs(truth), np.sqrt(np.mean(np.square(truth))))
+    difference = np.abs(actual - truth)
+    same = (actual == truth) | (np.isnan(actual) & np.isnan(truth))
+    with np.errstate(all="ignore"):
+        relative = np.where(same, 0.0, difference / np.where(scale > 0, scale, 1.0))
+    relative = np.where(np.isnan(relative), np.inf, relative)
+    worst = np.unravel_index(np.argmax(relative), relative.shape)
+    return float(relative[worst]), tuple(int(i) for i in worst)
+
+
+def forward_and_backward(function: Callable[..., jax.Array]) -> Callable[..., Any]:
+    """Returns a jitted (arrays, dy) -> (y, cotangents of the floating arrays)."""
+
+    @jax.jit
+    def run(arrays: Mapping[str, jax.Array], dy: jax.Array):
+        floating, fixed = split(arrays)
+        y, vjp = jax.vjp(lambda floating: function(**floating, **fixed), floating)
+        return y, vjp(dy.astype(y.dtype))[0]
+
+    return run
+
+
+def split(arrays: Mapping[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
+    """Splits named arrays into those with a gradient and those without."""
+    floating = {n: a for n, a in arrays.items() if jnp.issubdtype(a.dtype, np.floating)}
+    return floating, {n: a for n, a in arrays.items() if n not in floating}
+
+
+def wide(arrays: Mapping[str, Any]) -> dict[str, np.ndarray]:
+    """The same numbers in float64; integers stay as they are."""
+    floating, fixed = split(arrays)
+    return {n: np.asarray(a).astype(np.float64) for n, a in floating.items()} | fixed
+
+
+def cotangent(case: Case, dtype: Any, seed: int) -> np.ndarray:
+    """A random cotangent of the case's value."""
+    arrays = case.arrays(dtype, seed)
+    shape = jax.eval_shape(case.function("autodiff"), **arrays).shape
+    random = np.random.default_rng((seed, 1))
+    return random.standard_normal(shape).astype(jnp.dtype(dtype))
+
+
+@functools.lru_cache(maxsize=64)
+def _reference(case: Case, dtype: str, seed: int):
+    """Truth and autodiff's own result, shared by all formulas of a case."""
+    arrays, dy = case.arrays(dtype, seed), cotangent(case, dtype, seed)
+    run = forward_and_backward(case.function("autodiff"))
+    with jax.enable_x64(True):
+        truth = jax.device_get(run(wide(arrays), dy.astype(np.float64)))
+    with jax.enable_x64(dtype == "float64"):
+        return truth, jax.device_get(run(arrays, dy))
+
+
+def errors(
+    case: Case, implementation: Any, dtype: Any = "float32", seed: int = 0
+) -> list[Error]:
+    """Compares a formula with float64 truth and with autodiff.
+
+    Args:
+      case: the op, its arrays and options.
+      implementation: the formula, `None` for the best.
+      dtype: dtype of the arrays.
+      seed: chooses the numbers and the cotangent.
+
+    Returns:
+      One `Error` for the value and one for each cotangent.
+    """
+    dtype = jnp.dtype(dtype)
+    arrays, dy = case.arrays(dtype, seed), cotangent(case, dtype, seed)
+    with jax.enable_x64(dtype == np.float64):
+        y, cotangents = forward_and_backward(case.function(implementation))(arrays, dy)
+    (y_truth, truth), (y_auto, auto) = _reference(case, dtype.name, seed)
+    rows = [("value", y, y_truth, y_auto)]
+    rows += [(name, cotangents[name], truth[name], auto[name]) for name in truth]
+    return [_compare(*row, dtype) for row in rows]
+
+
+def _compare(name, actual, truth, autodiff, dtype) -> Error:
+    if actual.dtype != dtype:
+        raise TypeError(f"the {name} is {actual.dtype}, expected {dtype}")
+    error, worst = elementwise_error(actual, truth)
+    autodiff_error, _ = elementwise_error(autodiff, truth)
+    roundings = ROUNDINGS_FLOAT64 if dtype == np.float64 else ROUNDINGS
+    rounding = roundings * float(jnp.finfo(dtype).eps)
+    return Error(
+        cotangent=name,
+        error=error,
+        autodiff_error=autodiff_error,
+        tolerance=AUTODIFF_FACTOR * autodiff_error + rounding,
+        worst=worst,
+        maps=(truth, np.asarray(actual), autodiff),
+    )
+
+
+def difference_quotient(case: Case, implementation: Any, seed: int = 0) -> float:
+    """Relative error of a formula's float64 gradient against central differences.
+
+    (f(x + hv) − f(x − hv)) / 2h is compared with ⟨gradient, v⟩ along a random direction
+    v, for the scalar f = ⟨op, dy⟩.
+    """
+    with jax.enable_x64(True):
+        arrays, dy = case.arrays("float64", seed), cotangent(case, "float64", seed)
+        run = forward_and_backward(case.function(implementation))
+        floating, fixed = split(arrays)
+        random = np.random.default_rng((seed, 2))
+        v = {n: random.standard_normal(a.shape) for n, a in floating.items()}
+        step = 1e-6
+
+        def value(sign: float) -> float:
+            moved = {n: a + sign * step * v[n] for n, a in floating.items()} | fixed
+            y, _ = run(moved, dy)
+            return float(np.vdot(y, dy))
+
+        _, cotangents = run(arrays, dy)
+        slopes = {n: np.asarray(cotangents[n]) * v[n] for n in floating}
+        slope = sum(float(s.sum()) for s in slopes.values())
+        size = sum(float(np.abs(s).sum()) for s in slopes.values())
+        quotient = (value(1) - value(-1)) / (2 * step)
+    return abs(quotient - slope) / size if size else abs(quotient)
+
+
+def interleaved(
+    functions: Mapping[str, Callable[..., Any]], *args: Any, seconds: float = 0.2
+) -> dict[str, float]:
+    """Median seconds a call of each function, called in turn on the same arguments.
+
+    Calls in turn, so that a machine whose speed drifts is fair to all; the ratios are
+    what to trust.
+
+    Args:
+      functions: jitted functions by name.
+      *args: their arguments.
+      seconds: about how long each function may run in all.
+    """
+    longest = 0.0
+    for function in functions.values():
+        jax.block_until_ready(function(*args))  # compiles
+        longest = max(longest, _clock(function, args))
+    rounds = int(min(max(seconds / max(longest, 1e-6), 5), 500))
+    samples: dict[str, list[float]] = {name: [] for name in functions}
+    for _ in range(rounds):
+        for name, function in functions.items():
+            samples[name].append(_clock(function, args))
+    return {name: statistics.median(times) for name, times in samples.items()}
+
+
+def _clock(function: Callable[..., Any], args: Sequence[Any]) -> float:
+    start = time.perf_counter()
+    jax.block_until_ready(function(*args))
+    return time.perf_counter() - start
+
+
+def times(
+    case: Case, implementations: Sequence[Any], *, seconds: float = 0.2
+) -> dict[Any, float]:
+    """Median seconds of value and cotangents for each implementation, interleaved."""
+    arrays, dy = case.arrays("float32"), cotangent(case, "float32", 0)
+    arrays, dy = jax.device_put((arrays, dy))
+    functions = {
+        name: forward_and_backward(case.function(name)) for name in implementations
+    }
+    return interleaved(functions, arrays, dy, seconds=seconds)
+
+
+def pairs(rule: str | None = None) -> Iterator[tuple[str, Case]]:
+    """Every hand formula with every case of its rule, in the order of `RULES`."""
+    from handgrad import cases
+    from handgrad.rules import RULES
+
+    for name in RULES if rule is None else [rule]:
+        for case in cases.of(name):
+            for formula in RULES[name].formulas:
+                yield formula, case
