@@ -219,9 +219,12 @@ def _softmax_fwd(x, where, axes):
 
 
 def _softmax_bwd(axes, residuals, dy):
-    """dx_i = Σ_j dy_j y_j ([i = j] − y_i)."""
+    """dx_i = Σ_j dy_j y_j ([i = j] − y_i), in at least float32: the terms cancel."""
     (y,) = residuals
-    return y * (dy - jnp.sum(dy * y, axes, keepdims=True)), None
+    wide = arguments.accumulator(y.dtype)
+    y_wide, dy = y.astype(wide), dy.astype(wide)
+    dx = y_wide * (dy - jnp.sum(dy * y_wide, axes, keepdims=True))
+    return dx.astype(y.dtype), None
 
 
 _softmax.defvjp(_softmax_fwd, _softmax_bwd)

@@ -45,6 +45,18 @@ def of(array: jax.Array) -> NamedSharding | None:
     return sharding if sharding.mesh.explicit_axes else None
 
 
+def of_convolution(x: jax.Array, kernel: jax.Array) -> NamedSharding | None:
+    """Where y lives if the kernel [..., I, O] is split over its outputs, else `None`.
+
+    `None` lets JAX derive it from `x`, which it can while the kernel is replicated.
+    """
+    x_sharding, kernel_sharding = of(x), of(kernel)
+    if x_sharding is None or kernel_sharding is None or not kernel_sharding.spec[-1]:
+        return None
+    spec = (*x_sharding.spec[:-1], kernel_sharding.spec[-1])
+    return NamedSharding(x_sharding.mesh, PartitionSpec(*spec))
+
+
 def rearranged(
     sharding: NamedSharding | None, axes: tuple[int | None, ...]
 ) -> NamedSharding | None:

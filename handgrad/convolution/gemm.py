@@ -58,7 +58,7 @@ def forward(x: jax.Array, kernel: jax.Array, spec: ConvSpec) -> jax.Array:
     columns = _split_groups(patches(x, spec.windows), spec)
     rows = _rows(kernel, spec)
     y = _product(f"n{pixels}kgc,kcgo->n{pixels}go", columns, rows, spec)
-    return y.reshape(*y.shape[:-2], kernel.shape[-1])
+    return _merge_groups(y)
 
 
 def input_gradient(dy: jax.Array, kernel: jax.Array, spec: ConvSpec) -> jax.Array:
@@ -73,9 +73,7 @@ def input_gradient(dy: jax.Array, kernel: jax.Array, spec: ConvSpec) -> jax.Arra
         spec,
         sharding.rearranged(spec.x_sharding, where),
     )
-    channels = kernel.shape[-2] * spec.feature_group_count
-    dcolumns = dcolumns.reshape(*dcolumns.shape[:-2], channels)
-    return add_patches(dcolumns, spec.windows)
+    return add_patches(_merge_groups(dcolumns), spec.windows)
 
 
 def kernel_gradient(x: jax.Array, dy: jax.Array, spec: ConvSpec) -> jax.Array:
@@ -90,14 +88,22 @@ def kernel_gradient(x: jax.Array, dy: jax.Array, spec: ConvSpec) -> jax.Array:
         spec,
         sharding.rearranged(spec.kernel_sharding, (None, -2, None, -1)),
     )
-    sizes = [w.size for w in spec.windows]
-    return drows.reshape(*sizes, drows.shape[1], dy.shape[-1])
+    return sharding.split(_merge_groups(drows), 0, tuple(w.size for w in spec.windows))
 
 
 def _split_groups(x: jax.Array, spec: ConvSpec) -> jax.Array:
     """[... c] -> [... g c/g]."""
     groups = spec.feature_group_count
+    if groups == 1:  # an explicit mesh keeps the channels' sharding
+        return jnp.expand_dims(x, -2)
     return x.reshape(*x.shape[:-1], groups, x.shape[-1] // groups)
+
+
+def _merge_groups(x: jax.Array) -> jax.Array:
+    """[... g c/g] -> [... c]."""
+    if x.shape[-2] == 1:
+        return jnp.squeeze(x, -2)
+    return x.reshape(*x.shape[:-2], x.shape[-2] * x.shape[-1])
 
 
 def _rows(kernel: jax.Array, spec: ConvSpec) -> jax.Array:

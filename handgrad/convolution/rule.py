@@ -214,6 +214,7 @@ def conv(
         and jnp.dtype(preferred_element_type),
         x_sharding=sharding.of(x),
         kernel_sharding=sharding.of(kernel),
+        y_sharding=sharding.of_convolution(x, kernel),
     )
     windows.require_fit("conv", spec.windows, name="kernel")
     y = _choose("conv", implementation, spec)(x, kernel, spec)

@@ -1,0 +1,195 @@
+"""Every rule on several devices: shard_map, automatic and explicit meshes."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from jax.sharding import AxisType, NamedSharding
+from jax.sharding import PartitionSpec as P
+
+import handgrad
+from handgrad import cases, measure
+from handgrad.cases import Case, classes, normal, uniform
+
+POOL = {"window_shape": (3, 3), "strides": (2, 2), "padding": "SAME"}
+PATCH = {"window_shape": (2, 2), "strides": 2}
+# One case a rule, and which of its arguments are split over the batch.
+CASES = {
+    "conv": [
+        Case(
+            "conv",
+            "strided",
+            {"x": normal(8, 6, 6, 4), "kernel": normal(3, 3, 4, 4), "bias": normal(4)},
+            {"strides": 2},
+        ),
+        Case(
+            "conv",
+            "grouped",
+            {"x": normal(8, 6, 6, 4), "kernel": normal(3, 3, 2, 4)},
+            {"feature_group_count": 2},
+        ),
+    ],
+    "im2col": [Case("im2col", "2x2", {"x": normal(8, 4, 4, 3)}, PATCH)],
+    "col2im": [
+        Case(
+            "col2im",
+            "2x2",
+            {"columns": normal(8, 12, 4)},
+            PATCH | {"image_shape": (4, 4)},
+        )
+    ],
+    "dense": [
+        Case(
+            "dense",
+            "batch",
+            {"x": normal(8, 5), "kernel": normal(5, 4), "bias": normal(4)},
+        )
+    ],
+    "add_bias": [Case("add_bias", "batch", {"x": normal(8, 5), "bias": normal(5)})],
+    "max_pool": [Case("max_pool", "3x3/2", {"inputs": normal(8, 6, 6, 2)}, POOL)],
+    "avg_pool": [Case("avg_pool", "3x3/2", {"inputs": normal(8, 6, 6, 2)}, POOL)],
+    **{
+        rule: [Case(rule, "batch", {"x": normal(8, 5)})]
+        for rule in ("sigmoid", "tanh", "relu", "softmax", "log_softmax")
+    },
+    "softmax_cross_entropy": [
+        Case(
+            "softmax_cross_entropy",
+            "batch",
+            {"logits": normal(8, 5), "labels": uniform(8, 5)},
+        )
+    ],
+    "softmax_cross_entropy_with_integer_labels": [
+        Case(
+            "softmax_cross_entropy_with_integer_labels",
+            "batch",
+            {"logits": normal(8, 5), "labels": classes(5, 8)},
+        )
+    ],
+    "sigmoid_binary_cross_entropy": [
+        Case(
+            "sigmoid_binary_cross_entropy",
+            "batch",
+            {"logits": normal(8, 5), "labels": uniform(8, 5)},
+        )
+    ],
+    "squared_error": [
+        Case(
+            "squared_error",
+            "batch",
+            {"predictions": normal(8, 5), "targets": normal(8, 5)},
+        )
+    ],
+}
+REPLICATED = ("kernel", "bias")
+PAIRS = [
+    (formula, case)
+    for rule, listed in CASES.items()
+    for formula in handgrad.RULES[rule].formulas
+    for case in listed
+]
+every_pair = pytest.mark.parametrize(("formula", "case"), PAIRS, ids=str)
+
+
+def test_every_rule_has_a_case():
+    assert set(CASES) == set(handgrad.RULES) == {case.rule for case in cases.CASES}
+
+
+def specs(arrays):
+    return {n: P() if n in REPLICATED else P("data") for n in arrays}
+
+
+def mesh(axis_type):
+    return jax.make_mesh((4,), ("data",), axis_types=(axis_type,))
+
+
+def prepare(case, formula):
+    arrays = jax.device_put(case.arrays("float32"))
+    dy = jnp.asarray(measure.cotangent(case, "float32", 0))
+    function = case.function(formula)
+    return function, arrays, dy, measure.forward_and_backward(function)(arrays, dy)
+
+
+def assert_close(actual, expected):
+    for a, e in zip(jax.tree.leaves(actual), jax.tree.leaves(expected), strict=True):
+        assert a.dtype == e.dtype
+        error, _ = measure.elementwise_error(a, np.asarray(e, np.float64))
+        assert error < 1e-5
+
+
+@every_pair
+def test_gradient_through_shard_map(formula, case):
+    """A replicated kernel's gradient is summed over the devices."""
+    function, arrays, dy, expected = prepare(case, formula)
+    sharded = jax.shard_map(
+        lambda arrays: function(**arrays),
+        mesh=mesh(AxisType.Auto),
+        in_specs=(specs(arrays),),
+        out_specs=P("data"),
+    )
+    run = measure.forward_and_backward(lambda **arrays: sharded(arrays))
+    assert_close(run(arrays, dy), expected)
+
+
+@every_pair
+def test_gradient_inside_shard_map(formula, case):
+    function, arrays, dy, expected = prepare(case, formula)
+    floating, _ = measure.split(arrays)
+
+    def body(arrays, dy):
+        floating, fixed = measure.split(arrays)
+        y, vjp = jax.vjp(lambda f: function(**f, **fixed), floating)
+        return y, vjp(dy)[0]
+
+    run = jax.shard_map(
+        body,
+        mesh=mesh(AxisType.Auto),
+        in_specs=(specs(arrays), P("data")),
+        out_specs=(P("data"), specs(floating)),
+    )
+    assert_close(jax.jit(run)(arrays, dy), expected)
+
+
+@every_pair
+@pytest.mark.parametrize("axis_type", [AxisType.Auto, AxisType.Explicit], ids=str)
+def test_mesh(formula, case, axis_type):
+    function, arrays, dy, expected = prepare(case, formula)
+    devices = mesh(axis_type)
+    with jax.set_mesh(devices):
+        arrays = {
+            name: jax.device_put(arrays[name], NamedSharding(devices, spec))
+            for name, spec in specs(arrays).items()
+        }
+        dy = jax.device_put(dy, NamedSharding(devices, P("data")))
+        y, cotangents = measure.forward_and_backward(function)(arrays, dy)
+    assert_close((y, cotangents), expected)
+    assert y.sharding.is_equivalent_to(dy.sharding, y.ndim)
+    for name, cotangent in cotangents.items():
+        wanted = arrays[name].sharding
+        assert cotangent.sharding.is_equivalent_to(wanted, cotangent.ndim), name
+
+
+@pytest.mark.parametrize("formula", [None, *handgrad.RULES["conv"].formulas])
+def test_output_channels_sharded_explicitly(formula):
+    """The kernel split over its output channels: dx sums over the devices."""
+    _, arrays, dy, expected = prepare(
+        Case(
+            "conv",
+            "3x3",
+            {"x": normal(2, 6, 6, 3), "kernel": normal(3, 3, 3, 4)},
+        ),
+        formula,
+    )
+    devices = mesh(AxisType.Explicit)
+    with jax.set_mesh(devices):
+        split = NamedSharding(devices, P(None, None, None, "data"))
+        whole = NamedSharding(devices, P(None, None, None, None))
+        arrays = {
+            "x": jax.device_put(arrays["x"], whole),
+            "kernel": jax.device_put(arrays["kernel"], split),
+        }
+        dy = jax.device_put(dy, split)
+        run = measure.forward_and_backward(
+            lambda **a: handgrad.conv(**a, implementation=formula)
+        )
+        assert_close(run(arrays, dy), expected)
