@@ -5,6 +5,9 @@ derivation it comes from, and takes `implementation=`: `None` for the best formu
 `"autodiff"` for JAX's own gradient, or a formula's name. `RULES` lists them all.
 """
 
+from handgrad._dense import (
+    dense,
+)
 from handgrad.activation import (
     log_softmax,
     relu,
@@ -20,9 +23,6 @@ from handgrad.convolution import (
     col2im,
     conv,
     im2col,
-)
-from handgrad.dense import (
-    dense,
 )
 from handgrad.loss import (
     sigmoid_binary_cross_entropy,

@@ -48,7 +48,8 @@ def add(
 ) -> jax.Array:
     """`add_bias` on behalf of another op, which its errors name."""
     x, bias = arguments.array(op, "x", x), arguments.array(op, "bias", bias)
-    channels = x.shape[-1] if x.ndim else None
+    arguments.require(x.ndim >= 1, op, f"x must have channels, got shape {x.shape}")
+    channels = x.shape[-1]
     arguments.require(
         bias.shape == (channels,),
         op,

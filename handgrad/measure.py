@@ -10,8 +10,8 @@ array:
 
     error = max_i |a_i − t_i| / max(|t_i|, rms(t))
 
-so one wrong entry in a million is as visible as a wrong array. A formula passes when its
-error is at most twice autodiff's own on the same input, plus a few roundings. In
+so one wrong entry in a million is as visible as a wrong array. A formula passes when
+its error is at most twice autodiff's own on the same input, plus a few roundings. In
 float64 autodiff is the truth itself; there anything but rounding is far larger.
 """
 

@@ -286,19 +286,20 @@ def window_sum(x: jax.Array, windows: Windows) -> jax.Array:
 def reduce_window(x: jax.Array, init, operation, windows: Windows) -> jax.Array:
     """`lax.reduce_window` over the spatial axes: the ops' `"autodiff"` form.
 
-    Negative padding is cropped beforehand: JAX has no gradient for it.
+    JAX has no gradient for negative padding: then the image is padded beforehand.
     """
     init = np.asarray(init, x.dtype)
-    crop = [(min(w.low, 0), min(w.high, 0), 0) for w in windows]
-    x = lax.pad(x, init, _on_spatial(x, crop, other=(0, 0, 0)))
+    padding = [(w.low, w.high) for w in windows]
+    if any(low < 0 or high < 0 for low, high in padding):
+        config = [(*pair, 0) for pair in padding]
+        x = lax.pad(x, init, _on_spatial(x, config, other=(0, 0, 0)))
+        padding = [(0, 0)] * len(windows)
     return lax.reduce_window(
         x,
         init,
         operation,
         _on_spatial(x, [w.size for w in windows], other=1),
         _on_spatial(x, [w.stride for w in windows], other=1),
-        _on_spatial(
-            x, [(max(w.low, 0), max(w.high, 0)) for w in windows], other=(0, 0)
-        ),
+        _on_spatial(x, padding, other=(0, 0)),
         window_dilation=_on_spatial(x, [w.dilation for w in windows], other=1),
     )

@@ -42,18 +42,14 @@ def unsuitable(spec: ConvSpec) -> str | None:
 
 
 def _convolve(x, kernel, *, padding, lhs_dilation, **options) -> jax.Array:
-    """`lax.conv_general_dilated` that crops the image itself where padding is negative.
+    """`lax.conv_general_dilated` that pads and crops first if some padding is negative.
 
     The CPU convolution of jaxlib 0.10.1 reads outside of the image there.
     """
     if any(low < 0 or high < 0 for low, high in padding):
-        crop = [
-            (min(low, 0), min(high, 0), e - 1)
-            for (low, high), e in zip(padding, lhs_dilation, strict=True)
-        ]
-        x = lax.pad(x, arguments.zero(x.dtype), [(0, 0, 0), *crop, (0, 0, 0)])
-        padding = [(max(low, 0), max(high, 0)) for low, high in padding]
-        lhs_dilation = [1] * len(padding)
+        config = [(*pair, e - 1) for pair, e in zip(padding, lhs_dilation, strict=True)]
+        x = lax.pad(x, arguments.zero(x.dtype), [(0, 0, 0), *config, (0, 0, 0)])
+        padding, lhs_dilation = [(0, 0)] * len(padding), [1] * len(padding)
     return lax.conv_general_dilated(
         x, kernel, padding=padding, lhs_dilation=lhs_dilation, **options
     )

@@ -1,0 +1,217 @@
+"""Each violated requirement: the op, the requirement, the values; eager and jitted."""
+
+import jax
+import jax.numpy as jnp
+import pytest
+
+import handgrad
+
+IMAGE = jnp.ones((2, 6, 6, 4))
+KERNEL = jnp.ones((3, 3, 4, 8))
+LOGITS = jnp.ones((3, 5))
+
+
+def conv(x=IMAGE, kernel=KERNEL, bias=None, **options):
+    return lambda: handgrad.conv(x, kernel, bias, **options)
+
+
+def pool(op, x=IMAGE, window_shape=(2, 2), **options):
+    return lambda: getattr(handgrad, op)(x, window_shape, **options)
+
+
+POOLS = [
+    row
+    for op in ("max_pool", "avg_pool")
+    for row in [
+        (pool(op, jnp.ones((3, 3))), ValueError, rf"{op}: inputs must have 2 spatial"),
+        (pool(op, window_shape=(7, 7)), ValueError, rf"{op}: window_shape \(=7\).*6"),
+        (pool(op, window_shape=(0, 2)), ValueError, rf"{op}: window_shape \(=0\)"),
+        (pool(op, window_shape=2), ValueError, rf"{op}: window_shape \(=2\)"),
+        (pool(op, window_shape=(2.0, 2)), TypeError, rf"{op}: window_shape.*float"),
+        (pool(op, strides=(0, 1)), ValueError, rf"{op}: strides \(=0\)"),
+        (pool(op, strides=(1,)), ValueError, rf"{op}: strides \(=\(1,\)\)"),
+        (pool(op, padding="FULL"), ValueError, rf"{op}: padding \(='FULL'\)"),
+        (pool(op, padding=((0, 0),)), ValueError, rf"{op}: padding"),
+        (pool(op, padding=((0, 0, 0), (0, 0))), ValueError, rf"{op}: padding"),
+        (pool(op, padding=((-3, -3), (0, 0))), ValueError, rf"{op}: window_shape"),
+        (pool(op, window_dilation=(0, 1)), ValueError, rf"{op}: window_dilation"),
+        (pool(op, window_dilation=(6, 1)), ValueError, r"spans 7 pixels"),
+        (pool(op, jnp.ones((4, 4, 1), complex)), TypeError, rf"{op}: inputs.*complex"),
+        (pool(op, "image"), TypeError, rf"{op}: inputs must be an array, got str"),
+        (pool(op, jnp.ones((4, 4, 1), bool)), TypeError, rf"{op}: inputs.*bool"),
+    ]
+]
+
+CONVS = [
+    (
+        conv(feature_group_count=3),
+        ValueError,
+        r"conv: feature_group_count \(=3\) must divide the 4 input channels",
+    ),
+    (conv(kernel=jnp.ones((3, 3, 3, 8))), ValueError, r"conv: kernel .* 4 input chann"),
+    (
+        conv(kernel=jnp.ones((3, 3, 2, 7)), feature_group_count=2),
+        ValueError,
+        r"conv: feature_group_count \(=2\) must divide the 7 output channels",
+    ),
+    (conv(feature_group_count=0), ValueError, r"conv: feature_group_count \(=0\)"),
+    (conv(x=jnp.ones(4)), ValueError, r"conv: x must have shape .* got x \(4,\)"),
+    (conv(kernel=jnp.ones((4, 8))), ValueError, r"conv: x must have shape"),
+    (conv(kernel=jnp.ones((1, 1, 1, 1, 4, 8))), ValueError, r"1 to 3 spatial"),
+    (conv(strides=0), ValueError, r"conv: strides \(=0\) must be at least 1"),
+    (conv(strides=(1, 2, 3)), ValueError, r"conv: strides \(=\(1, 2, 3\)\)"),
+    (conv(strides=1.5), TypeError, r"conv: strides must be a static integer, got fl"),
+    (conv(kernel_dilation=-1), ValueError, r"conv: kernel_dilation \(=-1\)"),
+    (conv(input_dilation=0), ValueError, r"conv: input_dilation \(=0\)"),
+    (conv(padding="same-ish"), ValueError, r"conv: padding \(='same-ish'\)"),
+    (conv(padding=((1, 1),)), ValueError, r"conv: padding"),
+    (conv(padding=(("a", 1), (0, 0))), TypeError, r"conv: padding .*integer, got str"),
+    (
+        conv(kernel=jnp.ones((7, 7, 4, 8)), padding="VALID"),
+        ValueError,
+        r"conv: kernel \(=7\).*does not fit an image of 6 pixels",
+    ),
+    (conv(bias=jnp.ones(4)), ValueError, r"conv: bias must have shape \(8,\)"),
+    (conv(kernel=KERNEL.astype(jnp.bfloat16)), TypeError, r"conv: .* one dtype, got x"),
+    (conv(x=IMAGE.astype(complex)), TypeError, r"conv: x must be real, got dtype comp"),
+    (
+        conv(implementation="fft"),
+        ValueError,
+        r"conv: implementation .*'rot180'",
+    ),
+    (
+        conv(implementation=handgrad.ConvFormulas("rot180", "gemm", "fft")),
+        ValueError,
+        r"conv: implementation \(='fft'\)",
+    ),
+]
+
+OTHERS = [
+    (
+        lambda: handgrad.dense(jnp.ones((2, 3)), jnp.ones((4, 5))),
+        ValueError,
+        r"dense: the 3 features of x \(2, 3\) must equal the 4 rows of kernel \(4, 5\)",
+    ),
+    (
+        lambda: handgrad.dense(jnp.ones((2, 3)), jnp.ones(3)),
+        ValueError,
+        r"dense: x must have shape",
+    ),
+    (
+        lambda: handgrad.dense(jnp.ones((2, 3)), jnp.ones((3, 4)), jnp.ones(3)),
+        ValueError,
+        r"dense: bias must have shape \(4,\)",
+    ),
+    (
+        lambda: handgrad.dense(jnp.ones((2, 3)), jnp.ones((3, 4), jnp.float16)),
+        TypeError,
+        r"dense: .* one dtype, got x float32, kernel float16",
+    ),
+    (
+        lambda: handgrad.add_bias(jnp.ones((2, 3)), jnp.ones(2)),
+        ValueError,
+        r"add_bias: bias must have shape \(3,\)",
+    ),
+    (lambda: handgrad.add_bias(1.0, jnp.ones(1)), ValueError, r"add_bias: x must"),
+    (lambda: handgrad.sigmoid(1), TypeError, r"sigmoid: x must be floating, got dtype"),
+    (lambda: handgrad.tanh(jnp.ones(2, complex)), TypeError, r"tanh: x .* complex64"),
+    (lambda: handgrad.relu(1j), TypeError, r"relu: x must be real, got dtype complex"),
+    (lambda: handgrad.relu(None), TypeError, r"relu: x must be an array"),
+    (lambda: handgrad.softmax(LOGITS, axis=2), ValueError, r"softmax: axis \(=2\)"),
+    (lambda: handgrad.softmax(LOGITS, axis=(0, 0)), ValueError, r"softmax: axis.*dist"),
+    (lambda: handgrad.softmax(LOGITS, axis=0.5), TypeError, r"softmax: axis must be a"),
+    (
+        lambda: handgrad.log_softmax(LOGITS, where=jnp.ones(5)),
+        TypeError,
+        r"log_softmax: where must be boolean",
+    ),
+    (
+        lambda: handgrad.log_softmax(LOGITS, where=jnp.ones((1, 4), bool)),
+        ValueError,
+        r"log_softmax: where must broadcast to shape \(3, 5\)",
+    ),
+    (
+        lambda: handgrad.softmax_cross_entropy(LOGITS, jnp.ones((3, 4))),
+        ValueError,
+        r"softmax_cross_entropy: .*one shape, got logits \(3, 5\), labels \(3, 4\)",
+    ),
+    (
+        lambda: handgrad.softmax_cross_entropy(jnp.ones((3, 5), int), LOGITS),
+        TypeError,
+        r"softmax_cross_entropy: logits must be floating",
+    ),
+    (
+        lambda: handgrad.softmax_cross_entropy_with_integer_labels(
+            LOGITS, LOGITS[:, 0]
+        ),
+        TypeError,
+        r"softmax_cross_entropy_with_integer_labels: labels must be integer",
+    ),
+    (
+        lambda: handgrad.softmax_cross_entropy_with_integer_labels(
+            LOGITS, jnp.zeros(4, int)
+        ),
+        ValueError,
+        r"labels must have shape \(3,\), that of logits \(3, 5\)",
+    ),
+    (
+        lambda: handgrad.sigmoid_binary_cross_entropy(LOGITS, LOGITS[0]),
+        ValueError,
+        r"sigmoid_binary_cross_entropy: .*one shape",
+    ),
+    (
+        lambda: handgrad.squared_error(LOGITS, LOGITS.astype(jnp.bfloat16)),
+        TypeError,
+        r"squared_error: .*one dtype",
+    ),
+    (
+        lambda: handgrad.squared_error(jnp.ones(2, int)),
+        TypeError,
+        r"squared_error: predictions must be floating",
+    ),
+    (
+        lambda: handgrad.im2col(jnp.ones((3, 3, 1)), (4, 4)),
+        ValueError,
+        r"im2col: window_shape \(=4\).*does not fit an image of 3 pixels",
+    ),
+    (
+        lambda: handgrad.im2col(jnp.ones((3, 1)), (2, 2)),
+        ValueError,
+        r"im2col: x must have 2 spatial dimensions",
+    ),
+    (
+        lambda: handgrad.col2im(jnp.ones((5, 4)), (3, 3), (2, 2)),
+        ValueError,
+        r"col2im: columns must have shape \[\.\.\., C·4, 4\].*got shape \(5, 4\)",
+    ),
+    (
+        lambda: handgrad.col2im(jnp.ones((4, 4)), (3,), (2, 2)),
+        ValueError,
+        r"col2im: image_shape",
+    ),
+]
+
+
+@pytest.mark.parametrize("jitted", [False, True], ids=["eager", "jit"])
+@pytest.mark.parametrize(("call", "exception", "message"), [*CONVS, *POOLS, *OTHERS])
+def test_bad_input(call, exception, message, jitted):
+    with pytest.raises(exception, match=message):
+        (jax.jit(call) if jitted else call)()
+
+
+@pytest.mark.parametrize("op", ["max_pool", "relu"])
+def test_integers_have_a_forward_pass_and_no_gradient(op):
+    x = jnp.arange(16).reshape(4, 4, 1)
+    options = {"window_shape": (2, 2)} if op == "max_pool" else {}
+    function = lambda x: getattr(handgrad, op)(x, **options)
+    assert function(x).dtype == x.dtype
+    with pytest.raises(TypeError, match="grad requires real- or complex-valued"):
+        jax.grad(lambda x: function(x).sum())(x)
+
+
+def test_integer_convolution_and_dense():
+    x, kernel = jnp.arange(16).reshape(1, 4, 4, 1), jnp.ones((3, 3, 1, 2), int)
+    for formula in (None, "rot180", "gemm"):
+        y = handgrad.conv(x, kernel, padding="VALID", implementation=formula)
+        assert y[0, :, :, 0].tolist() == [[45, 54], [81, 90]]
+    assert handgrad.dense(jnp.arange(3), jnp.eye(3, dtype=int)).tolist() == [0, 1, 2]

@@ -1,0 +1,91 @@
+"""Losses: optax's values and gradients, and better behaviour at extremes."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+
+import handgrad
+
+RANDOM = np.random.default_rng(0)
+LOGITS = jnp.asarray(RANDOM.standard_normal((4, 6)) * 3, jnp.float32)
+LABELS = jnp.asarray(RANDOM.dirichlet(np.ones(6), 4), jnp.float32)
+INTEGERS = jnp.array([0, 5, -1, 2])
+MASK = jnp.asarray(RANDOM.uniform(size=(4, 6)) < 0.7).at[:, [0, 2, 5]].set(True)
+
+
+def compare(name, *args, argnums=(0,), **options):
+    ours, theirs = getattr(handgrad, name), getattr(optax.losses, name)
+    np.testing.assert_allclose(
+        ours(*args, **options), theirs(*args, **options), rtol=2e-6, atol=1e-6
+    )
+    gradients = [
+        jax.grad(lambda *a, f=f: jnp.sum(jnp.sin(f(*a, **options))), argnums)(*args)
+        for f in (ours, theirs)
+    ]
+    for a, b in zip(*gradients, strict=True):
+        np.testing.assert_allclose(a, b, rtol=1e-5, atol=2e-6)
+
+
+def test_equals_optax():
+    compare("softmax_cross_entropy", LOGITS, LABELS, argnums=(0, 1))
+    compare("softmax_cross_entropy", LOGITS, LABELS, axis=0)
+    compare("softmax_cross_entropy", LOGITS, LABELS, where=MASK)
+    compare("softmax_cross_entropy_with_integer_labels", LOGITS, INTEGERS)
+    compare("softmax_cross_entropy_with_integer_labels", LOGITS.T, INTEGERS, axis=0)
+    compare("softmax_cross_entropy_with_integer_labels", LOGITS, INTEGERS, where=MASK)
+    compare(
+        "softmax_cross_entropy_with_integer_labels",
+        LOGITS.reshape(2, 2, 6),
+        jnp.array([3, 11]),
+        axis=(0, 2),
+    )
+    compare("sigmoid_binary_cross_entropy", LOGITS, LABELS, argnums=(0, 1))
+    compare("squared_error", LOGITS, LABELS, argnums=(0, 1))
+    compare("squared_error", LOGITS)
+
+
+def test_axes_count_the_classes_in_the_order_they_are_named():
+    for axis in [(0, 2), (2, 0)]:
+        compare(
+            "softmax_cross_entropy_with_integer_labels",
+            jnp.asarray(RANDOM.standard_normal((3, 2, 4)), jnp.float32),
+            jnp.array([7, 10]),
+            axis=axis,
+        )
+
+
+def test_labels_out_of_range_are_nan_and_loud():
+    loss = handgrad.softmax_cross_entropy_with_integer_labels
+    assert np.isnan(loss(LOGITS, jnp.array([6, 0, -7, 1]))).tolist() == [1, 0, 1, 0]
+
+
+def test_extremes_are_finite():
+    cross_entropy = handgrad.softmax_cross_entropy
+    logits = jnp.array([-jnp.inf, 0.0, 1e30])
+    labels = jnp.array([0.0, 0.0, 1.0])
+    assert float(cross_entropy(logits, labels)) == 0.0
+    assert jax.grad(cross_entropy)(logits, labels).tolist() == [0, 0, 0]
+    with_integers = handgrad.softmax_cross_entropy_with_integer_labels
+    assert float(with_integers(logits, 2)) == 0.0
+    assert jax.grad(with_integers)(logits, 2).tolist() == [0, 0, 0]
+    binary = handgrad.sigmoid_binary_cross_entropy
+    assert float(binary(1e30, 1.0)) == 0.0
+    assert float(jax.grad(binary)(1e30, 0.0)) == 1.0
+
+
+def test_binary_gradient_of_a_right_prediction_does_not_cancel():
+    """σ(30) rounds to 1 in float32, yet the gradient is −σ(−30), not 0."""
+    dlogits = float(jax.grad(handgrad.sigmoid_binary_cross_entropy)(30.0, 1.0))
+    assert dlogits == pytest.approx(-np.exp(-30) / (1 + np.exp(-30)), rel=1e-6)
+
+
+def test_no_one_hot_array_and_no_scatter():
+    loss = lambda x: jnp.sum(
+        handgrad.softmax_cross_entropy_with_integer_labels(x, INTEGERS)
+    )
+    assert "scatter" not in jax.jit(jax.grad(loss)).lower(LOGITS).as_text()
+    _, vjp = jax.vjp(loss, LOGITS)
+    kept = [leaf.shape for leaf in jax.tree.leaves(vjp) if leaf.size >= LOGITS.size]
+    assert kept == [LOGITS.shape]  # the logits themselves

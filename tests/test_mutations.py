@@ -1,0 +1,185 @@
+"""A wrong copy of a rule must fail the very check that the right one passes."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from handgrad import _dense, activation, cases, loss, measure, windows
+from handgrad.convolution import gemm, rot180
+from handgrad.pooling import average
+from handgrad.pooling import max as maximum
+
+
+def failures(rule, formula, names):
+    """How many of the rule's errors do not pass, over its cases."""
+    chosen = [case for case in cases.of(rule) if case.name in names]
+    assert len(chosen) == len(names)
+    return sum(
+        not error.passed for case in chosen for error in measure.errors(case, formula)
+    )
+
+
+def keep_kernel_unturned(monkeypatch):
+    monkeypatch.setattr(rot180.lax, "rev", lambda x, axes: x)
+
+
+def shift_padding(monkeypatch):
+    right = rot180._convolve
+
+    def wrong(x, kernel, *, padding, **options):
+        shifted = [(low + 1, high - 1) for low, high in padding]
+        return right(x, kernel, padding=shifted, **options)
+
+    monkeypatch.setattr(rot180, "_convolve", wrong)
+
+
+def shift_kernel_gradient(monkeypatch):
+    right = rot180._correlate
+    monkeypatch.setattr(rot180, "_correlate", lambda *a: jnp.roll(right(*a), 1, axis=0))
+
+
+def drop_a_term(monkeypatch):
+    right = windows.spread
+
+    def wrong(piece, described):
+        first = (0,) * len(described)
+        dropping = lambda *k: piece(*k) * (0 if k == first else 1)
+        return right(dropping, described)
+
+    monkeypatch.setattr(windows, "spread", wrong)
+
+
+def last_tie_wins(monkeypatch):
+    monkeypatch.setattr(maximum, "_max_and_offset", _last_maximum)
+
+
+def _last_maximum(x, spec):
+    """The right forward value; the error goes to the last maximum instead."""
+
+    @jax.custom_vjp
+    def pool(x):
+        return maximum._autodiff_max_pool(x, spec)
+
+    def backward(x, dy):
+        flipped_spec = tuple(
+            windows.Window(
+                w.input, w.size, w.stride, w.covered - w.low - w.dilated, w.low
+            )
+            for w in spec
+        )
+        axes = range(x.ndim - 1 - len(spec), x.ndim - 1)
+        flip = lambda a: jnp.flip(a, axes)
+        _, vjp = jax.vjp(lambda x: maximum._autodiff_max_pool(x, flipped_spec), flip(x))
+        return (flip(vjp(flip(dy))[0]),)
+
+    pool.defvjp(lambda x: (pool(x), x), backward)
+    y = pool(x)
+    return y, jnp.zeros(y.shape, jnp.uint8)
+
+
+def forget_the_count(monkeypatch):
+    right = average._divide
+    monkeypatch.setattr(average, "_divide", lambda t, spec: right(t, spec) * 1.01)
+
+
+def forget_input_gradient_sum(monkeypatch):
+    right = _dense._contract
+
+    def wrong(a, b, a_axes, b_axes, spec, **options):
+        y = right(a, b, a_axes, b_axes, spec, **options)
+        return y.at[0, 0].mul(1.001) if options and y.ndim == 2 else y
+
+    monkeypatch.setattr(_dense, "_contract", wrong)
+
+
+def forget_the_label(monkeypatch):
+    right = loss._probabilities
+    monkeypatch.setattr(loss, "_probabilities", lambda *a: right(*a) * 1.001)
+
+
+def transpose_the_patches(monkeypatch):
+    right = gemm.patches
+    monkeypatch.setattr(
+        gemm, "patches", lambda x, spec: jnp.flip(right(x, spec), axis=-2)
+    )
+
+
+CONV = ["strided", "asymmetric padding"]
+MUTATIONS = [
+    (keep_kernel_unturned, "conv", "rot180", CONV),
+    (shift_padding, "conv", "rot180", CONV),
+    (shift_kernel_gradient, "conv", "rot180", CONV),
+    (drop_a_term, "conv", "gemm", CONV),
+    (transpose_the_patches, "conv", "gemm", CONV),
+    (drop_a_term, "max_pool", "hand", ["overlapping 3x3/1"]),
+    (drop_a_term, "avg_pool", "hand", ["overlapping 3x3/1"]),
+    (last_tie_wins, "max_pool", "hand", ["overlapping 3x3/1, tied"]),
+    (forget_the_count, "avg_pool", "hand", ["overlapping 3x3/1"]),
+    (forget_input_gradient_sum, "dense", "hand", ["lenet5 dense 1"]),
+    (forget_the_label, "softmax_cross_entropy", "hand", ["lenet5 loss"]),
+    (
+        forget_the_label,
+        "softmax_cross_entropy_with_integer_labels",
+        "hand",
+        ["lenet5 loss"],
+    ),
+]
+
+
+@pytest.mark.parametrize(
+    ("mutate", "rule", "formula", "names"),
+    MUTATIONS,
+    ids=lambda value: getattr(value, "__name__", str(value)),
+)
+def test_a_wrong_rule_fails(monkeypatch, mutate, rule, formula, names):
+    assert failures(rule, formula, names) == 0
+    mutate(monkeypatch)
+    assert failures(rule, formula, names) > 0
+
+
+@pytest.mark.parametrize(
+    ("rule", "wrong"),
+    [
+        ("sigmoid", lambda y, dy: dy * y * (1 + y)),
+        ("tanh", lambda y, dy: dy * (1 - y)),
+        ("relu", lambda y, dy: jnp.where(y >= 0, dy, 0)),
+        ("softmax", lambda y, dy: dy * y * (1 - y)),
+        ("log_softmax", lambda y, dy: dy - jnp.exp(y)),
+    ],
+)
+def test_a_wrong_activation_fails(monkeypatch, rule, wrong):
+    """A derivative with a dropped or flipped term, or the wrong side of a kink."""
+    right = getattr(activation, f"_{rule}")
+    case = next(c for c in cases.of(rule) if c.name in ("at the kink", "wide range"))
+    if rule == "relu":
+        case = next(c for c in cases.of(rule) if c.name == "at the kink")
+
+    @jax.custom_vjp
+    def copy(x):
+        return right(x, None, (1,)) if "softmax" in rule else right(x)
+
+    copy.defvjp(lambda x: (copy(x), copy(x)), lambda y, dy: (wrong(y, dy),))
+    monkeypatch.setattr(
+        cases.Case, "function", lambda self, how: _named(copy, how, rule)
+    )
+    measure._reference.cache_clear()
+    assert any(not error.passed for error in measure.errors(case, "wrong"))
+    measure._reference.cache_clear()
+
+
+def _named(copy, how, rule):
+    import handgrad
+
+    if how == "wrong":
+        return lambda x: copy(x)
+    return lambda x: getattr(handgrad, rule)(x, implementation=how)
+
+
+def test_one_wrong_entry_in_a_million_is_seen():
+    truth = np.random.default_rng(0).standard_normal((1000, 1000))
+    wrong = truth.copy()
+    wrong[3, 7] += 0.01
+    error, worst = measure.elementwise_error(wrong, truth)
+    assert error > 1e-3
+    assert worst == (3, 7)
