@@ -107,7 +107,7 @@ def _elementwise(rule, network_shape=(64, 28, 28, 6)) -> list[Case]:
 def _normalised(rule) -> list[Case]:
     return [
         Case(rule, "lenet5 logits", {"x": normal(64, 10)}, network="lenet5"),
-        Case(rule, "wide range", {"x": normal(3, 40, scale=8.0)}),
+        Case(rule, "wide range", {"x": normal(3, 40, scale=4.0)}),
         Case(rule, "middle axis", {"x": normal(2, 5, 3)}, {"axis": 1}),
         Case(rule, "two axes", {"x": normal(2, 5, 3)}, {"axis": (0, -1)}),
         Case(rule, "all axes", {"x": normal(2, 5)}, {"axis": None}),

@@ -67,21 +67,25 @@ def _masked(logits, where):
     return logits if where is None else jnp.where(where, logits, -jnp.inf)
 
 
-def _probabilities(logits, where, log_normalizer):
-    """softmax(logits) from its two residuals, in the dtype of the normalizer."""
-    logits = _masked(logits, where).astype(log_normalizer.dtype)
-    return jnp.exp(logits - log_normalizer)
+def _normalizer(logits, axes):
+    """The two numbers an example that give softmax back: max and Σ exp(logits − max).
 
-
-def _log_normalizer(logits, axes):
-    """log Σ exp(logits), kept as axes of size 1; the shift keeps exp finite.
-
-    In at least float32: an error here is a relative error of every probability.
+    In at least float32, and kept apart: log Σ + max would round away digits of every
+    probability. The axes stay, with size 1.
     """
     logits = logits.astype(arguments.accumulator(logits.dtype))
     highest = lax.stop_gradient(jnp.max(logits, axes, keepdims=True))
-    total = jnp.sum(jnp.exp(logits - highest), axes, keepdims=True)
-    return jnp.log(total) + highest
+    return highest, jnp.sum(jnp.exp(logits - highest), axes, keepdims=True)
+
+
+def _negative_log_probabilities(logits, highest, total):
+    """−log softmax(logits) = log Σ + (max − logits)."""
+    return jnp.log(total) + (highest - logits.astype(total.dtype))
+
+
+def _probabilities(logits, where, highest, total):
+    """softmax(logits) from its residuals, in their dtype."""
+    return jnp.exp(_masked(logits, where).astype(total.dtype) - highest) / total
 
 
 def _autodiff_softmax_cross_entropy(logits, labels, where, axes):
@@ -92,12 +96,12 @@ def _autodiff_softmax_cross_entropy(logits, labels, where, axes):
 
 
 def _cross_entropy_value(logits, labels, where, axes):
-    log_normalizer = _log_normalizer(_masked(logits, where), axes)
+    normalizer = _normalizer(_masked(logits, where), axes)
     counts = labels != 0 if where is None else where & (labels != 0)
-    wide = log_normalizer.dtype
-    terms = labels.astype(wide) * (log_normalizer - logits.astype(wide))
+    terms = _negative_log_probabilities(logits, *normalizer)
+    terms *= labels.astype(terms.dtype)
     loss = jnp.sum(jnp.where(counts, terms, 0), axes)
-    return loss.astype(logits.dtype), log_normalizer
+    return loss.astype(logits.dtype), normalizer
 
 
 @register(
@@ -112,22 +116,22 @@ def _softmax_cross_entropy(logits, labels, where, axes):
 
 
 def _softmax_cross_entropy_fwd(logits, labels, where, axes):
-    loss, log_normalizer = _cross_entropy_value(logits, labels, where, axes)
-    residuals = (logits, labels, where, log_normalizer)  # softmax = exp(logits − log Σ)
+    loss, normalizer = _cross_entropy_value(logits, labels, where, axes)
+    residuals = (logits, labels, where, normalizer)  # logits were there before
     return loss, residuals
 
 
 def _softmax_cross_entropy_bwd(axes, residuals, dy):
-    """dlogits = (softmax Σ labels − labels) dy, dlabels = (log Σ − logits) dy."""
-    logits, labels, where, log_normalizer = residuals
+    """dlogits = (softmax Σ labels − labels) dy, dlabels = −log softmax · dy."""
+    logits, labels, where, normalizer = residuals
     if where is not None:  # a masked class takes no part, whatever its label
         labels = jnp.where(where, labels, 0)
-    dtype, wide = logits.dtype, log_normalizer.dtype
+    probabilities = _probabilities(logits, where, *normalizer)
+    dtype, wide = logits.dtype, probabilities.dtype
     labels = labels.astype(wide)
     dy = lax.expand_dims(dy, sorted(axes)).astype(wide)
-    probabilities = _probabilities(logits, where, log_normalizer)
     dlogits = (probabilities * jnp.sum(labels, axes, keepdims=True) - labels) * dy
-    dlabels = (log_normalizer - logits.astype(wide)) * dy
+    dlabels = _negative_log_probabilities(logits, *normalizer) * dy
     if where is not None:
         dlabels = jnp.where(where, dlabels, 0)
     return dlogits.astype(dtype), dlabels.astype(dtype), None
@@ -208,12 +212,13 @@ def _autodiff_integer_labels(logits, labels, where, axes):
 
 
 def _integer_labels_value(logits, labels, where, axes):
-    log_normalizer = _log_normalizer(_masked(logits, where), axes)
+    masked = _masked(logits, where)
+    normalizer = _normalizer(masked, axes)
     one_hot = _is_label(logits, labels, axes)
-    chosen = jnp.sum(jnp.where(one_hot, _masked(logits, where), 0), axes)
-    loss = lax.squeeze(log_normalizer, axes) - chosen.astype(log_normalizer.dtype)
+    terms = _negative_log_probabilities(masked, *normalizer)
+    loss = jnp.sum(jnp.where(one_hot, terms, 0), axes)
     loss = jnp.where(jnp.any(one_hot, axes), loss, jnp.nan)
-    return loss.astype(logits.dtype), log_normalizer
+    return loss.astype(logits.dtype), normalizer
 
 
 @register(
@@ -228,15 +233,15 @@ def _integer_labels(logits, labels, where, axes):
 
 
 def _integer_labels_fwd(logits, labels, where, axes):
-    loss, log_normalizer = _integer_labels_value(logits, labels, where, axes)
-    residuals = (logits, labels, where, log_normalizer)  # softmax = exp(logits − log Σ)
+    loss, normalizer = _integer_labels_value(logits, labels, where, axes)
+    residuals = (logits, labels, where, normalizer)  # logits were there before
     return loss, residuals
 
 
 def _integer_labels_bwd(axes, residuals, dy):
     """dlogits_i = (softmax_i − [i = label]) dy."""
-    logits, labels, where, log_normalizer = residuals
-    probabilities = _probabilities(logits, where, log_normalizer)
+    logits, labels, where, normalizer = residuals
+    probabilities = _probabilities(logits, where, *normalizer)
     one_hot = _is_label(logits, labels, axes).astype(probabilities.dtype)
     dy = lax.expand_dims(dy, sorted(axes)).astype(probabilities.dtype)
     dlogits = (probabilities - one_hot) * dy
