@@ -1,0 +1,1 @@
+"""Programs that use handgrad as its users do: train, compare gradients, measure."""

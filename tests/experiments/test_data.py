@@ -1,0 +1,187 @@
+import gzip
+import itertools
+import struct
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from experiments import data
+from experiments.runs import UsageError
+
+
+def take(count, **arguments):
+    images = np.arange(10).reshape(10, 1, 1, 1)
+    labels = np.arange(10)
+    return [
+        labels.tolist()
+        for _, labels in itertools.islice(
+            data.batches(images, labels, batch_size=3, **arguments), count
+        )
+    ]
+
+
+def test_an_epoch_sees_each_image_once_at_most():
+    epochs = [take(3, seed=0, start=3 * epoch) for epoch in range(4)]
+    for epoch in epochs:
+        assert len({label for labels in epoch for label in labels}) == 9
+    assert len({str(epoch) for epoch in epochs}) == 4
+
+
+@pytest.mark.parametrize("start", [0, 1, 3, 7])
+def test_batches_are_a_function_of_seed_and_step(start):
+    assert take(5, seed=1, start=start) == take(start + 5, seed=1)[start:]
+    assert take(5, seed=1) != take(5, seed=2)
+
+
+def test_batches_keep_images_with_their_labels():
+    images = np.arange(10).reshape(10, 1, 1, 1)
+    batches = data.batches(images, np.arange(10), batch_size=4, seed=0)
+    for images, labels in itertools.islice(batches, 5):
+        np.testing.assert_array_equal(images.ravel(), labels)
+
+
+def test_random_shift_moves_images_and_repeats_edges():
+    images = jnp.arange(1, 65, dtype=jnp.uint8).reshape(4, 4, 4, 1)
+    shifted = data.random_shift(jax.random.key(0), images, 2)
+    assert shifted.shape == images.shape
+    assert shifted.dtype == images.dtype
+    for image, moved in zip(images, shifted, strict=True):
+        padded = np.pad(image[..., 0], 2, mode="edge")
+        crops = [padded[i : i + 4, j : j + 4] for i in range(5) for j in range(5)]
+        assert any(np.array_equal(moved[..., 0], crop) for crop in crops)
+    assert not np.array_equal(images, shifted)
+
+
+def test_random_shift_by_nothing_is_the_identity():
+    images = jnp.ones((2, 4, 4, 1))
+    assert data.random_shift(jax.random.key(0), images, 0) is images
+
+
+@pytest.mark.parametrize(
+    ("name", "train", "test", "image_shape"),
+    [
+        ("mnist5k", 4000, 1000, (28, 28, 1)),
+        ("digits", 1437, 360, (32, 32, 1)),
+        ("synthetic", 512, 128, (16, 16, 1)),
+    ],
+)
+def test_data_sets_that_need_no_files(name, train, test, image_shape):
+    dataset = data.load(name)
+    assert dataset.image_shape == image_shape
+    assert dataset.train_images.shape == (train, *image_shape)
+    assert dataset.test_images.shape == (test, *image_shape)
+    assert dataset.train_images.dtype == np.uint8
+    assert dataset.train_labels.dtype == np.int32
+    assert dataset.train_images.min() == 0
+    assert dataset.train_images.max() == 255
+    # Split by class: each has its share in both parts.
+    shares = np.bincount(np.concatenate([dataset.train_labels, dataset.test_labels]))
+    expected = shares * test / (train + test)
+    np.testing.assert_allclose(np.bincount(dataset.test_labels), expected, atol=1)
+
+
+def idx(array):
+    magic = 0x800 + array.ndim
+    header = struct.pack(f">{1 + array.ndim}I", magic, *array.shape)
+    return header + array.astype(np.uint8).tobytes()
+
+
+def write_mnist(directory, *, suffix=""):
+    rng = np.random.default_rng(0)
+    for part, examples in (("train", 20), ("t10k", 10)):
+        contents = {
+            "images-idx3": idx(rng.integers(0, 256, (examples, 28, 28))),
+            "labels-idx1": idx(np.arange(examples) % 10),
+        }
+        for kind, content in contents.items():
+            content = gzip.compress(content) if suffix else content
+            (directory / f"{part}-{kind}-ubyte{suffix}").write_bytes(content)
+
+
+@pytest.mark.parametrize("suffix", ["", ".gz"])
+def test_mnist_files(tmp_path, suffix):
+    write_mnist(tmp_path, suffix=suffix)
+    dataset = data.load("mnist", tmp_path)
+    assert dataset.train_images.shape == (20, 28, 28, 1)
+    expected = np.random.default_rng(0).integers(0, 256, (20, 28, 28))
+    np.testing.assert_array_equal(dataset.train_images[..., 0], expected)
+    assert dataset.test_labels.tolist() == list(range(10))
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "what"),
+    [
+        ("train-images-idx3-ubyte", None, "no such file"),
+        ("t10k-labels-idx1-ubyte", b"\0\0\x08", "too few"),
+        ("t10k-labels-idx1-ubyte", b"\0\0\x08\x03\0\0\0\1\1", "magic number"),
+        ("train-images-idx3-ubyte", idx(np.ones((20, 28, 28)))[:-1], "header promises"),
+        ("train-images-idx3-ubyte", idx(np.ones((20, 28, 28))) + b"1", "header promis"),
+        ("train-images-idx3-ubyte", idx(np.ones((20, 8, 8))), "8×8"),
+        ("train-labels-idx1-ubyte", idx(np.ones(19)), "19 labels for 20 images"),
+        ("train-labels-idx1-ubyte", idx(np.full(20, 10)), "label 10"),
+    ],
+)
+def test_mnist_files_that_are_wrong(tmp_path, name, content, what):
+    write_mnist(tmp_path)
+    path = tmp_path / name
+    path.unlink() if content is None else path.write_bytes(content)
+    with pytest.raises(UsageError, match=what) as error:
+        data.load("mnist", tmp_path)
+    assert str(path) in str(error.value)
+    assert "download" in str(error.value)
+
+
+@pytest.mark.parametrize("content", [gzip.compress(b"1" * 9999)[:-20], b"not gzip"])
+def test_a_gzip_file_that_is_wrong(tmp_path, content):
+    write_mnist(tmp_path, suffix=".gz")
+    path = tmp_path / "t10k-images-idx3-ubyte.gz"
+    path.write_bytes(content)
+    with pytest.raises(UsageError, match="truncated or not gzip") as error:
+        data.load("mnist", tmp_path)
+    assert str(path) in str(error.value)
+
+
+def write_cifar10(directory, records):
+    names = [f"data_batch_{i}.bin" for i in range(1, 6)] + ["test_batch.bin"]
+    for name in names:
+        content = np.zeros((records, 3073), np.uint8)
+        content[:, 0] = np.arange(records) % 10
+        content[:, 1 : 1 + 1024] = 200  # red
+        content[:, 1 + 1] = 7  # of the second pixel in the first row
+        (directory / name).write_bytes(content.tobytes())
+
+
+@pytest.mark.parametrize("folder", ["", "cifar-10-batches-bin"])
+def test_cifar10_files(tmp_path, monkeypatch, folder):
+    monkeypatch.setattr(data, "_CIFAR10_RECORDS", 10)
+    directory = tmp_path / folder
+    directory.mkdir(exist_ok=True)
+    write_cifar10(directory, records=10)
+    dataset = data.load("cifar10", tmp_path)
+    assert dataset.train_images.shape == (50, 32, 32, 3)
+    assert dataset.test_images.shape == (10, 32, 32, 3)
+    assert dataset.test_images[0, 0, :3].tolist() == [
+        [200, 0, 0],
+        [7, 0, 0],
+        [200, 0, 0],
+    ]
+    assert dataset.class_names[dataset.test_labels[3]] == "cat"
+
+
+def test_a_cifar10_file_that_lacks_records(tmp_path):
+    write_cifar10(tmp_path, records=10)
+    with pytest.raises(UsageError, match="30730 bytes, not 30730000") as error:
+        data.load("cifar10", tmp_path)
+    assert str(tmp_path / "data_batch_1.bin") in str(error.value)
+
+
+@pytest.mark.parametrize("name", ["mnist", "cifar10"])
+def test_a_data_set_of_files_needs_its_directory(name, tmp_path):
+    with pytest.raises(UsageError, match="--data-dir"):
+        data.load(name)
+    with pytest.raises(UsageError, match="no such directory"):
+        data.load(name, tmp_path / "elsewhere")
+    with pytest.raises(UsageError, match="no such file"):
+        data.load(name, tmp_path)
