@@ -141,7 +141,7 @@ def compile_train_step(
     # A GPU's fastest kernels add in an order that changes from run to run; without
     # them a resumed run ends with the very bits of an uninterrupted one.
     on_gpu = jax.default_backend() == "gpu"
-    options = {"xla_gpu_deterministic_ops": True} if on_gpu else None
+    options: Any = {"xla_gpu_deterministic_ops": True} if on_gpu else None
     began = time.perf_counter()
     lowered = jax.jit(train_step, donate_argnums=0).lower(state, images, labels)
     return lowered.compile(options), time.perf_counter() - began

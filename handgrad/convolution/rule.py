@@ -78,7 +78,7 @@ def _input_gradient_fwd(dy, kernel, spec):
 def _input_gradient_bwd(spec, residuals, ddx):
     """The second order: T with ddx in the place of x."""
     dy, kernel = residuals
-    ddy = _conv(ddx, kernel, spec).astype(dy.dtype)
+    ddy = jnp.astype(_conv(ddx, kernel, spec), dy.dtype)
     return ddy, _kernel_gradient(ddx, dy, spec)
 
 
@@ -97,7 +97,7 @@ def _kernel_gradient_fwd(x, dy, spec):
 def _kernel_gradient_bwd(spec, residuals, ddkernel):
     """The second order: T with ddkernel in the place of kernel."""
     x, dy = residuals
-    ddy = _conv(x, ddkernel, spec).astype(dy.dtype)
+    ddy = jnp.astype(_conv(x, ddkernel, spec), dy.dtype)
     return _input_gradient(dy, ddkernel, spec), ddy
 
 

@@ -81,16 +81,18 @@ def _autodiff_max_pool(x, spec):
 
 
 def _max_pool(x, spec):
-    return _max_and_offset(x, spec)[0]
+    y, _ = _max_and_offset(x, spec)  # type: ignore[misc]  # a custom_vjp is untyped
+    return y
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(1,))
 def _max_and_offset(x, spec) -> tuple[jax.Array, jax.Array]:
     """Looks through the places in order; only a greater value replaces the best."""
     image = windows.pad(x, spec, arguments.lowest(x.dtype))
-    best = windows.view(image, (0,) * len(spec), spec)
+    first, *others = windows.places(spec)
+    best = windows.view(image, first, spec)
     offset = jnp.broadcast_to(_first_real(spec), best.shape)
-    for k, place in enumerate(windows.places(spec)):
+    for k, place in enumerate(others, start=1):
         x_k = windows.view(image, place, spec)
         greater = (x_k > best) | (_is_nan(x_k) & ~_is_nan(best))
         best = jnp.where(greater, x_k, best)
@@ -99,7 +101,7 @@ def _max_and_offset(x, spec) -> tuple[jax.Array, jax.Array]:
 
 
 def _max_and_offset_fwd(x, spec):
-    y, offset = _max_and_offset(x, spec)
+    y, offset = _max_and_offset(x, spec)  # type: ignore[misc]
     residuals = (offset,)  # where the maximum was: one byte a window, not the input
     return (y, offset), residuals
 
