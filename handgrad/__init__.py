@@ -22,6 +22,7 @@ from handgrad.convolution import (
     ConvFormulas,
     col2im,
     conv,
+    conv_general_dilated,
     im2col,
 )
 from handgrad.loss import (
@@ -47,6 +48,7 @@ __all__ = [
     "avg_pool",
     "col2im",
     "conv",
+    "conv_general_dilated",
     "dense",
     "im2col",
     "log_softmax",

@@ -164,7 +164,37 @@ def _pools(rule, image) -> list[Case]:
     ]
 
 
+def _general(name, lhs, rhs, window_strides, padding, **options) -> Case:
+    samples = {"lhs": normal(*lhs), "rhs": normal(*rhs)}
+    options |= {"window_strides": window_strides, "padding": padding}
+    return Case("conv_general_dilated", name, samples, options)
+
+
 CASES: tuple[Case, ...] = (
+    _general("channels first", (2, 3, 7, 6), (4, 3, 3, 2), (2, 1), "SAME"),
+    _general(
+        "batch groups",
+        (6, 5, 5, 2),
+        (3, 3, 2, 9),
+        (1, 2),
+        "VALID",
+        batch_group_count=3,
+        dimension_numbers=("NHWC", "HWIO", "NHWC"),
+    ),
+    _general(
+        "mixed layouts",
+        (5, 2, 6, 4),
+        (6, 3, 2, 2),
+        (2, 1),
+        ((2, 1), (-1, 2)),
+        lhs_dilation=(1, 2),
+        rhs_dilation=(2, 1),
+        feature_group_count=2,
+        dimension_numbers=("HNWC", "OHIW", "CWNH"),
+    ),
+    _general("no spatial dimension", (3, 4), (5, 4), (), "VALID"),
+    _general("4-D", (1, 2, 3, 3, 2, 3), (3, 2, 2, 2, 1, 2), (1, 2, 1, 1), "SAME"),
+    _general("kernel above image", (2, 3, 2, 2), (4, 3, 3, 3), (1, 1), "VALID"),
     _conv("article 4x4 with 3x3", (1, 4, 4, 1), (3, 3, 1, 1), padding="VALID"),
     _conv("lenet5 conv 1", (64, 28, 28, 1), (5, 5, 1, 6), bias=True, network="lenet5"),
     _conv(

@@ -57,6 +57,16 @@ def of_convolution(x: jax.Array, kernel: jax.Array) -> NamedSharding | None:
     return NamedSharding(x_sharding.mesh, PartitionSpec(*spec))
 
 
+def named(
+    sharding: NamedSharding | PartitionSpec, like: jax.Array
+) -> NamedSharding | None:
+    """A sharding that the caller gave, on the mesh of `like`; `None` without one."""
+    if isinstance(sharding, NamedSharding):
+        return sharding
+    primal = of(like)
+    return None if primal is None else NamedSharding(primal.mesh, sharding)
+
+
 def rearranged(
     sharding: NamedSharding | None, axes: tuple[int | None, ...]
 ) -> NamedSharding | None:

@@ -99,7 +99,9 @@ def describe(
     input_dilation: int | Sequence[int] | None = None,
     *,
     name: str = "window_shape",
+    stride_name: str = "strides",
     dilation_name: str = "window_dilation",
+    input_dilation_name: str = "input_dilation",
 ) -> Windows:
     """Returns the windows of an op, one for each spatial dimension.
 
@@ -111,17 +113,19 @@ def describe(
       padding: see `arguments.paddings`.
       dilation: distance between neighbouring window pixels; `None` means 1.
       input_dilation: distance between neighbouring image pixels; `None` means 1.
-      name: what the op calls its `window_shape`.
-      dilation_name: what the op calls its `dilation`.
+      name: what the op calls its `window_shape`; so for the next three.
+      stride_name: its `strides`.
+      dilation_name: its `dilation`.
+      input_dilation_name: its `input_dilation`.
 
     Raises:
       ValueError: a length or a number does not fit, or no window fits the image.
     """
     n = len(image)
     sizes = arguments.per_dimension(op, name, tuple(window_shape), n)
-    strides = arguments.per_dimension(op, "strides", strides, n)
+    strides = arguments.per_dimension(op, stride_name, strides, n)
     dilation = arguments.per_dimension(op, dilation_name, dilation, n)
-    input_dilation = arguments.per_dimension(op, "input_dilation", input_dilation, n)
+    input_dilation = arguments.per_dimension(op, input_dilation_name, input_dilation, n)
     extents = [d * (k - 1) + 1 for d, k in zip(dilation, sizes, strict=True)]
     pads = arguments.paddings(op, padding, image, extents, strides)
     return tuple(
@@ -186,7 +190,9 @@ def view(padded: jax.Array, place: Sequence[int], windows: Windows) -> jax.Array
       place: the place (k, l, ...) in the window.
       windows: one for each spatial dimension.
     """
-    starts = [w.dilation * k for w, k in zip(windows, place, strict=True)]
+    starts = [
+        w.dilation * k if w.output else 0 for w, k in zip(windows, place, strict=True)
+    ]
     limits = [
         start + w.stride * (w.output - 1) + 1 if w.output else start
         for w, start in zip(windows, starts, strict=True)

@@ -29,6 +29,14 @@ CASES = {
             {"feature_group_count": 2},
         ),
     ],
+    "conv_general_dilated": [
+        Case(
+            "conv_general_dilated",
+            "channels first",
+            {"lhs": normal(8, 4, 6, 6), "rhs": normal(4, 4, 3, 3)},
+            {"window_strides": (2, 2), "padding": "SAME"},
+        )
+    ],
     "im2col": [Case("im2col", "2x2", {"x": normal(8, 4, 4, 3)}, PATCH)],
     "col2im": [
         Case(
@@ -81,7 +89,7 @@ CASES = {
         )
     ],
 }
-REPLICATED = ("kernel", "bias")
+REPLICATED = ("kernel", "bias", "rhs")
 PAIRS = [
     (formula, case)
     for rule, listed in CASES.items()

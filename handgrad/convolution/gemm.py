@@ -57,7 +57,9 @@ def forward(x: jax.Array, kernel: jax.Array, spec: ConvSpec) -> jax.Array:
     pixels = _LETTERS[: len(spec.windows)]
     columns = _split_groups(patches(x, spec.windows), spec)
     rows = _rows(kernel, spec)
-    y = _product(f"n{pixels}kgc,kcgo->n{pixels}go", columns, rows, spec)
+    where = (*range(1 + len(pixels)), None, -1)
+    y_sharding = sharding.rearranged(spec.y_sharding, where)
+    y = _product(f"n{pixels}kgc,kcgo->n{pixels}go", columns, rows, spec, y_sharding)
     return _merge_groups(y)
 
 

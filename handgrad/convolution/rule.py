@@ -41,7 +41,10 @@ def _direction(name: str, spec: ConvSpec):
 
 def _bilinear(direction: str, a, b, spec: ConvSpec, dtype) -> jax.Array:
     """Runs one direction in the wider dtype of its arguments; the result is `dtype`."""
-    wide = jnp.promote_types(a.dtype, b.dtype)
+    wide = a.dtype
+    if b.dtype != a.dtype:  # y has a preferred_element_type of its own
+        accumulators = arguments.accumulator(a.dtype), arguments.accumulator(b.dtype)
+        wide = max(accumulators, key=lambda dtype: dtype.itemsize)
     result = _direction(direction, spec)(a.astype(wide), b.astype(wide), spec)
     return result.astype(dtype)
 
@@ -111,16 +114,53 @@ def _with_formulas(formulas: ConvFormulas):
     return core
 
 
-register(
-    "conv",
-    source="the article, A3 and A5; every geometry: FORMULAS B1",
-    autodiff=rot180.forward,
-    formulas={
-        name: Formula(_with_formulas(ConvFormulas(name, name, name)), module.unsuitable)
-        for name, module in FORMULAS.items()
-    },
-    best=lambda spec: _with_formulas(choose.best(spec)),
-)(_conv)
+def register_rule(op: str) -> None:
+    """Registers a public op that computes by this rule."""
+    register(
+        op,
+        source="the article, A3 and A5; every geometry: FORMULAS B1",
+        autodiff=rot180.forward,
+        formulas={
+            name: Formula(
+                _with_formulas(ConvFormulas(name, name, name)), module.unsuitable
+            )
+            for name, module in FORMULAS.items()
+        },
+        best=lambda spec: _with_formulas(choose.best(spec)),
+    )(_conv)
+
+
+def choose_formulas(op: str, implementation: str | ConvFormulas | None, spec: ConvSpec):
+    """The core that computes as `implementation` asks; see `handgrad.conv`."""
+    if not isinstance(implementation, ConvFormulas):
+        return RULES[op].choose(implementation, spec)
+    for name in dataclasses.astuple(implementation):
+        RULES[op].choose(name, spec)  # raises where the formula is unsuitable
+    return _with_formulas(implementation)
+
+
+def check_channels(op: str, channels: int, kernel: tuple, groups: int) -> None:
+    """Raises `ValueError` unless image, kernel [K, L, C/G, O] and groups G fit."""
+    arguments.integer(op, "feature_group_count", groups)
+    arguments.require(
+        channels % groups == 0,
+        op,
+        f"feature_group_count (={groups}) must divide the {channels} input channels",
+    )
+    arguments.require(
+        kernel[-2] * groups == channels,
+        op,
+        f"kernel {kernel} must have {channels // groups} input channels, those of x "
+        f"(={channels}) divided by feature_group_count (={groups})",
+    )
+    arguments.require(
+        kernel[-1] % groups == 0,
+        op,
+        f"feature_group_count (={groups}) must divide the {kernel[-1]} output channels",
+    )
+
+
+register_rule("conv")
 
 
 def conv(
@@ -191,7 +231,7 @@ def conv(
         "[spatial..., C/G, O] with 1 to 3 spatial dimensions, got x "
         f"{x.shape} and kernel {kernel.shape}",
     )
-    _check_channels("conv", x.shape[-1], kernel.shape, feature_group_count)
+    check_channels("conv", x.shape[-1], kernel.shape, feature_group_count)
     single = x.ndim == n + 1
     if single:
         x = x[None]
@@ -217,38 +257,10 @@ def conv(
         y_sharding=sharding.of_convolution(x, kernel),
     )
     windows.require_fit("conv", spec.windows, name="kernel")
-    y = _choose("conv", implementation, spec)(x, kernel, spec)
+    y = choose_formulas("conv", implementation, spec)(x, kernel, spec)
     if single:
         y = y[0]
     if bias is None:
         return y
     how = "autodiff" if implementation == "autodiff" else None
     return _bias.add(y, bias, op="conv", implementation=how)
-
-
-def _choose(op: str, implementation: str | ConvFormulas | None, spec: ConvSpec):
-    if not isinstance(implementation, ConvFormulas):
-        return RULES[op].choose(implementation, spec)
-    for name in dataclasses.astuple(implementation):
-        RULES[op].choose(name, spec)  # raises where the formula is unsuitable
-    return _with_formulas(implementation)
-
-
-def _check_channels(op: str, channels: int, kernel: tuple, groups: int) -> None:
-    arguments.integer(op, "feature_group_count", groups)
-    arguments.require(
-        channels % groups == 0,
-        op,
-        f"feature_group_count (={groups}) must divide the {channels} input channels",
-    )
-    arguments.require(
-        kernel[-2] * groups == channels,
-        op,
-        f"kernel {kernel} must have {channels // groups} input channels, those of x "
-        f"(={channels}) divided by feature_group_count (={groups})",
-    )
-    arguments.require(
-        kernel[-1] % groups == 0,
-        op,
-        f"feature_group_count (={groups}) must divide the {kernel[-1]} output channels",
-    )
