@@ -28,6 +28,9 @@ from jax import lax
 from handgrad import arguments
 from handgrad.convolution.spec import ConvSpec
 
+# On CPU one convolution a group is up to 300 times faster than one with all groups, but
+# each is compiled for itself.
+_MOST_UNROLLED = 32
 _LETTERS = "HWDT"  # spatial dimensions, as `dimension_numbers` wants them named
 
 
@@ -111,13 +114,15 @@ def _exchange_channels(kernel: jax.Array, spec: ConvSpec) -> jax.Array:
 def kernel_gradient(x: jax.Array, dy: jax.Array, spec: ConvSpec) -> jax.Array:
     """dkernel = conv(x, dy): [n h w c] [n p q o] -> [k l c/g o]."""
     groups = spec.feature_group_count
-    if groups == 1:
-        return _correlate(x, dy, spec)
+    if groups == 1 or groups > _MOST_UNROLLED:
+        return _correlate(x, dy, spec, batch_group_count=groups)
     pairs = zip(jnp.split(x, groups, -1), jnp.split(dy, groups, -1), strict=True)
     return jnp.concatenate([_correlate(*pair, spec) for pair in pairs], -1)
 
 
-def _correlate(x: jax.Array, dy: jax.Array, spec: ConvSpec) -> jax.Array:
+def _correlate(
+    x: jax.Array, dy: jax.Array, spec: ConvSpec, batch_group_count: int = 1
+) -> jax.Array:
     """conv(X, δ) with the channels as examples and the examples as channels."""
     return _convolve(
         x,
@@ -131,6 +136,7 @@ def _correlate(x: jax.Array, dy: jax.Array, spec: ConvSpec) -> jax.Array:
             _layout(spec, "I", "O"),
             _layout(spec, "", "NC"),
         ),
+        batch_group_count=batch_group_count,
         precision=spec.precision,
         out_sharding=spec.kernel_sharding,
     )

@@ -25,18 +25,35 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+from jax import lax
 
 from handgrad import arguments, sharding, windows
 from handgrad import bias as _bias
-from handgrad.convolution import choose, gemm, rot180
+from handgrad.convolution import choose, gemm, rot180, taps
 from handgrad.convolution.spec import ConvFormulas, ConvSpec
 from handgrad.rules import RULES, Formula, register
 
-FORMULAS: dict[str, ModuleType] = {"rot180": rot180, "gemm": gemm}
+FORMULAS: dict[str, ModuleType] = {
+    "rot180": rot180,
+    "gemm": gemm,
+    "taps": taps,
+}
 
 
-def _direction(name: str, spec: ConvSpec):
-    return getattr(FORMULAS[getattr(spec.formulas, name)], name)
+def _run(direction: str, a, b, spec: ConvSpec) -> jax.Array:
+    """Computes one direction, by the CPU's own formula where lowering meets a CPU."""
+
+    def formula(formulas):
+        compute = getattr(FORMULAS[getattr(formulas, direction)], direction)
+        return lambda a, b: compute(a, b, spec)
+
+    anywhere, on_cpu = formula(spec.formulas), spec.cpu_formulas
+    same = on_cpu is None or (
+        getattr(on_cpu, direction) == getattr(spec.formulas, direction)
+    )
+    if same:
+        return anywhere(a, b)
+    return lax.platform_dependent(a, b, cpu=formula(on_cpu), default=anywhere)
 
 
 def _bilinear(direction: str, a, b, spec: ConvSpec, dtype) -> jax.Array:
@@ -45,7 +62,7 @@ def _bilinear(direction: str, a, b, spec: ConvSpec, dtype) -> jax.Array:
     if b.dtype != a.dtype:  # y has a preferred_element_type of its own
         accumulators = arguments.accumulator(a.dtype), arguments.accumulator(b.dtype)
         wide = max(accumulators, key=lambda dtype: dtype.itemsize)
-    result = _direction(direction, spec)(a.astype(wide), b.astype(wide), spec)
+    result = _run(direction, a.astype(wide), b.astype(wide), spec)
     return result.astype(dtype)
 
 
@@ -107,11 +124,18 @@ def _kernel_gradient_bwd(spec, residuals, ddkernel):
 _kernel_gradient.defvjp(_kernel_gradient_fwd, _kernel_gradient_bwd)
 
 
-def _with_formulas(formulas: ConvFormulas):
+def _with_formulas(formulas: ConvFormulas, cpu_formulas: ConvFormulas | None = None):
     def core(x, kernel, spec):
-        return _conv(x, kernel, dataclasses.replace(spec, formulas=formulas))
+        chosen = {"formulas": formulas, "cpu_formulas": cpu_formulas}
+        return _conv(x, kernel, dataclasses.replace(spec, **chosen))
 
     return core
+
+
+def _best(spec: ConvSpec):
+    return lambda x, kernel, spec: _with_formulas(
+        choose.ANYWHERE, choose.on_cpu(kernel.shape, spec)
+    )(x, kernel, spec)
 
 
 def register_rule(op: str) -> None:
@@ -126,7 +150,7 @@ def register_rule(op: str) -> None:
             )
             for name, module in FORMULAS.items()
         },
-        best=lambda spec: _with_formulas(choose.best(spec)),
+        best=_best,
     )(_conv)
 
 
@@ -196,7 +220,8 @@ def conv(
       preferred_element_type: dtype of the result, as in
         `jax.lax.conv_general_dilated`.
       implementation: `None` for the best formulas, "autodiff" for JAX's own gradient,
-        "rot180" or "gemm" for one formula in all directions, or a `ConvFormulas`.
+        "rot180", "gemm" or "taps" for one formula in all directions, or a
+        `ConvFormulas`.
 
     Returns:
       Image [N, P, Q, O], or [P, Q, O]; P = ⌊(e(H−1)+1 + low + high − Kd) / s⌋ + 1 with

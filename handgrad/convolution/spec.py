@@ -38,6 +38,7 @@ class ConvSpec:
       kernel_sharding: where dkernel lives under an explicit mesh.
       y_sharding: where y lives under an explicit mesh; `None` lets JAX derive it.
       formulas: computes which direction; `None` while it is not chosen yet.
+      cpu_formulas: the same where the platform turns out to be a CPU, if they differ.
     """
 
     windows: Windows
@@ -48,3 +49,4 @@ class ConvSpec:
     kernel_sharding: NamedSharding | None = None
     y_sharding: NamedSharding | None = None
     formulas: ConvFormulas | None = None
+    cpu_formulas: ConvFormulas | None = None
