@@ -134,3 +134,97 @@ def test_flax_takes_it_as_its_hook(padding):
         jax.tree.leaves(grad(ours)), jax.tree.leaves(grad(stock)), strict=True
     ):
         np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("x", "kernel", "groups", "expected"),
+    [
+        ((8, 8, 4), (3, 3, 1, 4), 4, ("taps", "taps", "taps")),
+        ((8, 8, 64), (3, 3, 1, 128), 64, ("rot180", "rot180", "gemm")),
+        ((8, 8, 8), (3, 3, 4, 8), 2, ("rot180", "rot180", "rot180")),
+        ((8, 8, 1), (5, 5, 1, 6), 1, ("taps", "taps", "rot180")),
+        ((8, 8, 1), (3, 3, 1, 32), 1, ("rot180", "gemm", "rot180")),
+        ((8, 8, 3), (7, 7, 3, 16), 1, ("rot180", "taps", "rot180")),
+        ((8, 8, 16), (1, 1, 16, 16), 1, ("rot180", "rot180", "taps")),
+        ((8, 8, 16), (3, 3, 16, 16), 1, ("rot180", "rot180", "rot180")),
+        ((12, 12, 3), (11, 11, 3, 4), 1, ("rot180", "rot180", "rot180")),
+    ],
+)
+def test_every_line_of_the_choice(monkeypatch, x, kernel, groups, expected):
+    """The table's line, and the gradients of what it chose against autodiff's."""
+    from handgrad.convolution import choose
+
+    chosen = []
+    on_cpu = choose.on_cpu
+
+    def recording(*arguments):
+        chosen.append(on_cpu(*arguments))
+        return chosen[-1]
+
+    monkeypatch.setattr(choose, "on_cpu", recording)
+    arrays = normal(2, *x), normal(*kernel)
+    grad = lambda how: jax.jit(
+        jax.grad(
+            lambda x, k: jnp.sum(
+                jnp.sin(
+                    handgrad.conv(x, k, feature_group_count=groups, implementation=how)
+                )
+            ),
+            (0, 1),
+        )
+    )(*arrays)
+    for a, b in zip(grad(None), grad("autodiff"), strict=True):
+        np.testing.assert_allclose(a, b, rtol=1e-3, atol=1e-3 * float(jnp.abs(b).max()))
+    assert chosen[0] == ConvFormulas(*expected)
+
+
+def test_choice_waits_for_the_platform():
+    """One traced function: taps where it is lowered for a CPU, lax's own elsewhere."""
+    x, kernel = normal(2, 8, 8, 4), normal(3, 3, 1, 4)
+    conv = jax.jit(lambda x, k: handgrad.conv(x, k, feature_group_count=4))
+    lower = lambda platform: conv.trace(x, kernel).lower(lowering_platforms=(platform,))
+    assert "stablehlo.convolution" not in lower("cpu").as_text()
+    assert "stablehlo.convolution" in lower("cuda").as_text()
+    exported = jax.export.export(conv, platforms=["cpu", "cuda", "tpu"])(x, kernel)
+    restored = jax.export.deserialize(exported.serialize())
+    np.testing.assert_allclose(restored.call(x, kernel), conv(x, kernel), rtol=1e-6)
+
+
+@pytest.mark.parametrize("transform", ["vmap", "shard_map", "explicit", "second"])
+def test_the_default_of_a_depthwise_convolution_transforms(transform):
+    """The choice by platform stands inside of the rule: each transformation sees it."""
+    x, kernel = normal(4, 6, 6, 3), normal(3, 3, 1, 3)
+    loss = lambda x, k, how=None: jnp.sum(
+        jnp.sin(handgrad.conv(x, k, feature_group_count=3, implementation=how))
+    )
+    expected = jax.grad(loss, (0, 1))(x, kernel, "autodiff")
+    mesh = lambda kind: jax.make_mesh((4,), ("data",), axis_types=(kind,))
+    split = jax.sharding.PartitionSpec("data")
+    whole = jax.sharding.PartitionSpec()
+    if transform == "vmap":
+        dx, dk = jax.vmap(jax.grad(loss, (0, 1)), (0, None))(x, kernel)
+        actual = dx, dk.sum(0)
+    elif transform == "shard_map":
+        actual = jax.jit(
+            jax.shard_map(
+                jax.grad(loss, (0, 1)),
+                mesh=mesh(jax.sharding.AxisType.Auto),
+                in_specs=(split, whole),
+                out_specs=(split, whole),
+            )
+        )(x, kernel)
+    elif transform == "explicit":
+        devices = mesh(jax.sharding.AxisType.Explicit)
+        with jax.set_mesh(devices):
+            arrays = (
+                jax.device_put(x, jax.sharding.NamedSharding(devices, split)),
+                jax.device_put(kernel, jax.sharding.NamedSharding(devices, whole)),
+            )
+            actual = jax.jit(jax.grad(loss, (0, 1)))(*arrays)
+    else:
+        second = lambda how: jax.jit(
+            jax.grad(lambda x, k: jnp.sum(jax.grad(loss)(x, k, how) ** 2), (0, 1))
+        )(x, kernel)
+        expected, actual = second("autodiff"), second(None)
+    for a, b in zip(actual, expected, strict=True):
+        np.testing.assert_allclose(a, b, rtol=1e-3, atol=1e-3 * float(jnp.abs(b).max()))

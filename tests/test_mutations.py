@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from handgrad import _dense, activation, cases, loss, measure, windows
-from handgrad.convolution import gemm, rot180
+from handgrad.convolution import gemm, rot180, taps
 from handgrad.pooling import average
 from handgrad.pooling import max as maximum
 
@@ -105,6 +105,17 @@ def transpose_the_patches(monkeypatch):
     )
 
 
+def reverse_the_views(monkeypatch):
+    right = taps._views
+
+    def wrong(x, spec):
+        pairs = list(right(x, spec))
+        views = [view for _, view in pairs][::-1]
+        return [(place, view) for (place, _), view in zip(pairs, views, strict=True)]
+
+    monkeypatch.setattr(taps, "_views", wrong)
+
+
 CONV = ["strided", "asymmetric padding"]
 MUTATIONS = [
     (keep_kernel_unturned, "conv", "rot180", CONV),
@@ -112,6 +123,8 @@ MUTATIONS = [
     (shift_kernel_gradient, "conv", "rot180", CONV),
     (drop_a_term, "conv", "gemm", CONV),
     (transpose_the_patches, "conv", "gemm", CONV),
+    (drop_a_term, "conv", "taps", CONV),
+    (reverse_the_views, "conv", "taps", ["depthwise"]),
     (drop_a_term, "max_pool", "hand", ["overlapping 3x3/1"]),
     (drop_a_term, "avg_pool", "hand", ["overlapping 3x3/1"]),
     (last_tie_wins, "max_pool", "hand", ["overlapping 3x3/1, tied"]),
