@@ -17,7 +17,7 @@ from handgrad import cases, explain, measure
 from handgrad.rules import RULES, Rule
 
 SECONDS = 0.05  # each measured function may run about so long
-WIDTH = 140  # columns of a table that no terminal limits
+WIDTH = 160  # columns where there is no terminal to ask, wide enough for every row
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -121,7 +121,9 @@ def _print_table() -> int:
         rows = _measure(lambda: progress.advance(task))
 
     table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
-    for header in ("rule", "formulas", "source"):
+    # A name is never folded while there is room for it: people search for it.
+    table.add_column("rule", overflow="fold", min_width=max(len(n) for n in RULES))
+    for header in ("formulas", "source"):
         table.add_column(header, overflow="fold")
     for header in ("error", "autodiff's\nerror", "speed\n(geom. mean)"):
         table.add_column(header, justify="right", no_wrap=True)

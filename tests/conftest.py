@@ -13,6 +13,6 @@ import hypothesis
 
 # Compilation dominates each example, so no deadline; the same examples every time.
 hypothesis.settings.register_profile(
-    "default", deadline=None, derandomize=True, max_examples=25
+    "default", deadline=None, derandomize=True, max_examples=15
 )
 hypothesis.settings.load_profile("default")
