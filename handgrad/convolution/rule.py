@@ -133,9 +133,12 @@ def _with_formulas(formulas: ConvFormulas, cpu_formulas: ConvFormulas | None = N
 
 
 def _best(spec: ConvSpec):
-    return lambda x, kernel, spec: _with_formulas(
-        choose.ANYWHERE, choose.on_cpu(kernel.shape, spec)
-    )(x, kernel, spec)
+    def core(x, kernel, spec):
+        on_cpu = choose.on_cpu(kernel.shape, spec)
+        return _with_formulas(choose.ANYWHERE, on_cpu)(x, kernel, spec)
+
+    del spec  # the choice needs the kernel's channels, too
+    return core
 
 
 def register_rule(op: str) -> None:

@@ -133,7 +133,11 @@ def test_mnist_files_that_are_wrong(tmp_path, name, content, what):
     assert "download" in str(error.value)
 
 
-@pytest.mark.parametrize("content", [gzip.compress(b"1" * 9999)[:-20], b"not gzip"])
+@pytest.mark.parametrize(
+    "content",
+    [gzip.compress(b"1" * 9999)[:-20], b"not gzip"],
+    ids=["truncated", "not gzip"],  # the bytes of a gzip file hold the time
+)
 def test_a_gzip_file_that_is_wrong(tmp_path, content):
     write_mnist(tmp_path, suffix=".gz")
     path = tmp_path / "t10k-images-idx3-ubyte.gz"
