@@ -64,11 +64,13 @@ def kernel_gradient(x: jax.Array, dy: jax.Array, spec: ConvSpec) -> jax.Array:
     if _is_depthwise(x.shape[-1], dy.shape[-1], spec):
         places = _sums_of_products(x, errors, spec)
     else:
+        # Each example's product first and their sum after: two short sums round less
+        # than one over all pixels of the batch.
         pixels = "npqrs"[: errors.ndim - 2]
-        equation = f"{pixels}gc,{pixels}go->cgo"
-        where = sharding.rearranged(spec.kernel_sharding, (-2, None, -1))
+        equation = f"{pixels}gc,{pixels}go->ncgo"
         places = [
-            _product(equation, view, errors, spec, where) for _, view in _views(x, spec)
+            jnp.sum(_product(equation, view, errors, spec), axis=0)
+            for _, view in _views(x, spec)
         ]
     dkernel = _merge(jnp.stack(places)).astype(x.dtype)
     return sharding.split(dkernel, 0, tuple(w.size for w in spec.windows))
