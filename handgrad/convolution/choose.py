@@ -22,7 +22,8 @@ def on_cpu(kernel_shape: tuple[int, ...], spec: ConvSpec) -> ConvFormulas:
             # Depthwise 3×3, 5×5, 7×7: forward 8 to 25, dx 4 to 200, dkernel 3 to 27.
             return ConvFormulas("taps", "taps", "taps")
         if groups > 32:
-            # A convolution a group, 280 for G = 32, would compile for minutes.
+            # A convolution a group (280 at G = 32) would be compiled as often; one
+            # product over all groups is not.
             kernel_gradient = "gemm"
     elif few_places:
         if inputs == 1 and outputs <= 16:
