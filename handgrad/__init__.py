@@ -23,6 +23,7 @@ from handgrad.convolution import (
     col2im,
     conv,
     conv_general_dilated,
+    conv_transpose,
     im2col,
 )
 from handgrad.loss import (
@@ -49,6 +50,7 @@ __all__ = [
     "col2im",
     "conv",
     "conv_general_dilated",
+    "conv_transpose",
     "dense",
     "im2col",
     "log_softmax",

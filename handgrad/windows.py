@@ -128,12 +128,20 @@ def describe(
     input_dilation = arguments.per_dimension(op, input_dilation_name, input_dilation, n)
     extents = [d * (k - 1) + 1 for d, k in zip(dilation, sizes, strict=True)]
     pads = arguments.paddings(op, padding, image, extents, strides)
-    return tuple(
+    windows = tuple(
         Window(h, k, s, low, high, d, e)
         for h, k, s, (low, high), d, e in zip(
             image, sizes, strides, pads, dilation, input_dilation, strict=True
         )
     )
+    for w in windows:
+        arguments.require(
+            w.dilated + w.low + w.high >= 0,
+            op,
+            f"padding (={(w.low, w.high)}) must not crop more than the {w.dilated} "
+            "pixels of the image",
+        )
+    return windows
 
 
 def require_fit(op: str, windows: Windows, *, name: str) -> None:

@@ -26,10 +26,11 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 from jax import lax
+from jax.sharding import NamedSharding
 
 from handgrad import arguments, sharding, windows
 from handgrad import bias as _bias
-from handgrad.convolution import choose, gemm, rot180, taps
+from handgrad.convolution import choose, gemm, phases, rot180, taps, transposed
 from handgrad.convolution.spec import ConvFormulas, ConvSpec
 from handgrad.rules import RULES, Formula, register
 
@@ -37,23 +38,22 @@ FORMULAS: dict[str, ModuleType] = {
     "rot180": rot180,
     "gemm": gemm,
     "taps": taps,
+    "phases": phases,
+    "transposed": transposed,
 }
 
 
 def _run(direction: str, a, b, spec: ConvSpec) -> jax.Array:
-    """Computes one direction, by the CPU's own formula where lowering meets a CPU."""
+    """Computes one direction by the formula of the platform that lowering meets."""
+    named = {platform: getattr(each, direction) for platform, each in spec.formulas}
 
-    def formula(formulas):
-        compute = getattr(FORMULAS[getattr(formulas, direction)], direction)
+    def formula(name):
+        compute = getattr(FORMULAS[name], direction)
         return lambda a, b: compute(a, b, spec)
 
-    anywhere, on_cpu = formula(spec.formulas), spec.cpu_formulas
-    same = on_cpu is None or (
-        getattr(on_cpu, direction) == getattr(spec.formulas, direction)
-    )
-    if same:
-        return anywhere(a, b)
-    return lax.platform_dependent(a, b, cpu=formula(on_cpu), default=anywhere)
+    if len(set(named.values())) == 1:
+        return formula(named["default"])(a, b)
+    return lax.platform_dependent(a, b, **{p: formula(n) for p, n in named.items()})
 
 
 def _bilinear(direction: str, a, b, spec: ConvSpec, dtype) -> jax.Array:
@@ -124,20 +124,19 @@ def _kernel_gradient_bwd(spec, residuals, ddkernel):
 _kernel_gradient.defvjp(_kernel_gradient_fwd, _kernel_gradient_bwd)
 
 
-def _with_formulas(formulas: ConvFormulas, cpu_formulas: ConvFormulas | None = None):
+def _with_formulas(*formulas: tuple[str, ConvFormulas]):
     def core(x, kernel, spec):
-        chosen = {"formulas": formulas, "cpu_formulas": cpu_formulas}
-        return _conv(x, kernel, dataclasses.replace(spec, **chosen))
+        return _conv(x, kernel, dataclasses.replace(spec, formulas=formulas))
 
     return core
 
 
 def _best(spec: ConvSpec):
     def core(x, kernel, spec):
-        on_cpu = choose.on_cpu(kernel.shape, spec)
-        return _with_formulas(choose.ANYWHERE, on_cpu)(x, kernel, spec)
+        geometry = choose.Geometry(x.shape, kernel.shape, spec)
+        return _with_formulas(*choose.formulas(geometry))(x, kernel, spec)
 
-    del spec  # the choice needs the kernel's channels, too
+    del spec  # the choice needs the arrays' shapes, too
     return core
 
 
@@ -149,7 +148,8 @@ def register_rule(op: str) -> None:
         autodiff=rot180.forward,
         formulas={
             name: Formula(
-                _with_formulas(ConvFormulas(name, name, name)), module.unsuitable
+                _with_formulas(("default", ConvFormulas(name, name, name))),
+                module.unsuitable,
             )
             for name, module in FORMULAS.items()
         },
@@ -163,7 +163,7 @@ def choose_formulas(op: str, implementation: str | ConvFormulas | None, spec: Co
         return RULES[op].choose(implementation, spec)
     for name in dataclasses.astuple(implementation):
         RULES[op].choose(name, spec)  # raises where the formula is unsuitable
-    return _with_formulas(implementation)
+    return _with_formulas(("default", implementation))
 
 
 def check_channels(op: str, channels: int, kernel: tuple, groups: int) -> None:
@@ -184,6 +184,47 @@ def check_channels(op: str, channels: int, kernel: tuple, groups: int) -> None:
         kernel[-1] % groups == 0,
         op,
         f"feature_group_count (={groups}) must divide the {kernel[-1]} output channels",
+    )
+
+
+def describe(
+    op: str,
+    x: jax.Array,
+    kernel: jax.Array,
+    strides: int | Sequence[int],
+    padding: arguments.Padding,
+    input_dilation: int | Sequence[int] | None,
+    kernel_dilation: int | Sequence[int] | None,
+    *,
+    groups: int,
+    precision: Any,
+    preferred_element_type: Any,
+    y_sharding: NamedSharding | None,
+    **names: str,
+) -> ConvSpec:
+    """The static part of a convolution x[N,H,W,C] * kernel[K,L,C/G,O]; it checks both.
+
+    `names` are what the op calls its arguments, as `windows.describe` takes them.
+    """
+    check_channels(op, x.shape[-1], kernel.shape, groups)
+    return ConvSpec(
+        windows=windows.describe(
+            op,
+            x.shape[1:-1],
+            kernel.shape[:-2],
+            strides,
+            padding,
+            kernel_dilation,
+            input_dilation,
+            **names,
+        ),
+        feature_group_count=groups,
+        precision=arguments.hashable_precision(precision),
+        preferred_element_type=preferred_element_type
+        and jnp.dtype(preferred_element_type),
+        x_sharding=sharding.of(x),
+        kernel_sharding=sharding.of(kernel),
+        y_sharding=y_sharding,
     )
 
 
@@ -259,30 +300,24 @@ def conv(
         "[spatial..., C/G, O] with 1 to 3 spatial dimensions, got x "
         f"{x.shape} and kernel {kernel.shape}",
     )
-    check_channels("conv", x.shape[-1], kernel.shape, feature_group_count)
     single = x.ndim == n + 1
     if single:
         x = x[None]
     x, kernel = sharding.align(x, kernel)
-    spec = ConvSpec(
-        windows=windows.describe(
-            "conv",
-            x.shape[1:-1],
-            kernel.shape[:-2],
-            strides,
-            padding,
-            kernel_dilation,
-            input_dilation,
-            name="kernel",
-            dilation_name="kernel_dilation",
-        ),
-        feature_group_count=feature_group_count,
-        precision=arguments.hashable_precision(precision),
-        preferred_element_type=preferred_element_type
-        and jnp.dtype(preferred_element_type),
-        x_sharding=sharding.of(x),
-        kernel_sharding=sharding.of(kernel),
+    spec = describe(
+        "conv",
+        x,
+        kernel,
+        strides,
+        padding,
+        input_dilation,
+        kernel_dilation,
+        groups=feature_group_count,
+        precision=precision,
+        preferred_element_type=preferred_element_type,
         y_sharding=sharding.of_convolution(x, kernel),
+        name="kernel",
+        dilation_name="kernel_dilation",
     )
     windows.require_fit("conv", spec.windows, name="kernel")
     y = choose_formulas("conv", implementation, spec)(x, kernel, spec)

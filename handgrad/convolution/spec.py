@@ -37,8 +37,8 @@ class ConvSpec:
       x_sharding: where dx lives under an explicit mesh.
       kernel_sharding: where dkernel lives under an explicit mesh.
       y_sharding: where y lives under an explicit mesh; `None` lets JAX derive it.
-      formulas: computes which direction; `None` while it is not chosen yet.
-      cpu_formulas: the same where the platform turns out to be a CPU, if they differ.
+      formulas: what computes which direction, for each platform and "default" last;
+        empty while it is not chosen yet.
     """
 
     windows: Windows
@@ -48,5 +48,4 @@ class ConvSpec:
     x_sharding: NamedSharding | None = None
     kernel_sharding: NamedSharding | None = None
     y_sharding: NamedSharding | None = None
-    formulas: ConvFormulas | None = None
-    cpu_formulas: ConvFormulas | None = None
+    formulas: tuple[tuple[str, ConvFormulas], ...] = ()
