@@ -22,10 +22,13 @@ class Formula:
         hand-derived backward pass.
       unsuitable: tells why the formula cannot do a `spec`, or returns `None` if it
         can.
+      rounding: how many times as much as others it may round, as its file derives; 1
+        unless it trades digits for time.
     """
 
     core: Callable[..., Any]
     unsuitable: Callable[[Any], str | None] = lambda spec: None
+    rounding: float = 1.0
 
 
 @dataclasses.dataclass(frozen=True)

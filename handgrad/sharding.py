@@ -12,7 +12,10 @@ axis is ambiguous until it is told its result's sharding. For a cotangent that i
 primal's own: `of(primal)`.
 """
 
+from typing import Any
+
 import jax
+import jax.numpy as jnp
 from jax import lax
 from jax.sharding import NamedSharding, PartitionSpec
 
@@ -78,6 +81,16 @@ def rearranged(
         return None
     spec = tuple(None if a is None else sharding.spec[a] for a in axes)
     return NamedSharding(sharding.mesh, PartitionSpec(*spec))
+
+
+def zeros(
+    shape: tuple[int, ...],
+    dtype: Any,
+    where: NamedSharding | None,
+    like: tuple[jax.Array, ...],
+) -> jax.Array:
+    """Zeros to add to in a loop: they live `where` and vary as the arrays `like`."""
+    return align(jnp.zeros(shape, dtype, out_sharding=where), *like)[0]
 
 
 def merge(x: jax.Array, start: int, stop: int) -> jax.Array:

@@ -30,16 +30,26 @@ from jax.sharding import NamedSharding
 
 from handgrad import arguments, sharding, windows
 from handgrad import bias as _bias
-from handgrad.convolution import choose, gemm, phases, rot180, taps, transposed
+from handgrad.convolution import (
+    choose,
+    gemm,
+    phases,
+    rot180,
+    taps,
+    transposed,
+    winograd,
+)
 from handgrad.convolution.spec import ConvFormulas, ConvSpec
 from handgrad.rules import RULES, Formula, register
 
-FORMULAS: dict[str, ModuleType] = {
+FORMULAS: dict[str, ModuleType | winograd.Winograd] = {
     "rot180": rot180,
     "gemm": gemm,
     "taps": taps,
     "phases": phases,
     "transposed": transposed,
+    "winograd": winograd.F4,
+    "winograd_2x2": winograd.F2,
 }
 
 
@@ -150,6 +160,7 @@ def register_rule(op: str) -> None:
             name: Formula(
                 _with_formulas(("default", ConvFormulas(name, name, name))),
                 module.unsuitable,
+                getattr(module, "rounding", 1.0),
             )
             for name, module in FORMULAS.items()
         },
@@ -219,6 +230,7 @@ def describe(
             **names,
         ),
         feature_group_count=groups,
+        dtype=x.dtype,
         precision=arguments.hashable_precision(precision),
         preferred_element_type=preferred_element_type
         and jnp.dtype(preferred_element_type),

@@ -32,6 +32,7 @@ class ConvSpec:
     Attributes:
       windows: H, K, s, b, d and e in each spatial dimension.
       feature_group_count: G; group g sees its own C/G inputs and O/G outputs.
+      dtype: of x and kernel.
       precision: as in `jax.lax.conv_general_dilated`.
       preferred_element_type: dtype of y, or `None` for that of x.
       x_sharding: where dx lives under an explicit mesh.
@@ -43,6 +44,7 @@ class ConvSpec:
 
     windows: Windows
     feature_group_count: int = 1
+    dtype: Any = None
     precision: Any = None
     preferred_element_type: Any = None
     x_sharding: NamedSharding | None = None
