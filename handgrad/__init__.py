@@ -19,12 +19,16 @@ from handgrad.bias import (
     add_bias,
 )
 from handgrad.convolution import (
+    Choice,
     ConvFormulas,
     col2im,
     conv,
     conv_general_dilated,
     conv_transpose,
+    explain_choice,
     im2col,
+    load_tuned,
+    tune,
 )
 from handgrad.loss import (
     sigmoid_binary_cross_entropy,
@@ -44,6 +48,7 @@ __version__ = "0.1.0"
 
 __all__ = [
     "RULES",
+    "Choice",
     "ConvFormulas",
     "add_bias",
     "avg_pool",
@@ -52,7 +57,9 @@ __all__ = [
     "conv_general_dilated",
     "conv_transpose",
     "dense",
+    "explain_choice",
     "im2col",
+    "load_tuned",
     "log_softmax",
     "max_pool",
     "relu",
@@ -63,4 +70,5 @@ __all__ = [
     "softmax_cross_entropy_with_integer_labels",
     "squared_error",
     "tanh",
+    "tune",
 ]

@@ -1,8 +1,8 @@
 """The named cases: one list that tests, benchmarks, documents and tables share.
 
-A case is an op, the arrays it gets and its options. Cases of real networks carry the
-network's name and are the ones whose time is measured; the others are the geometries in
-which a rule is most easily wrong.
+A case is an op, the arrays it gets and its options. `CASES` are checked: the geometries
+in which a rule is most easily wrong. `LAYERS` are measured: layers of real networks,
+which carry the network's name. Those that are small enough are in both.
 """
 
 import dataclasses
@@ -15,39 +15,67 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-Sample = Callable[[np.random.Generator, Any], np.ndarray]
+# Arguments that every example shares: they have no batch dimension.
+PARAMETERS = frozenset({"kernel", "rhs", "bias"})
+
+
+@dataclasses.dataclass(frozen=True)
+class Sample:
+    """An array argument: its shape, and how numbers of that shape are made."""
+
+    shape: tuple[int, ...]
+    make: Callable[[np.random.Generator, tuple[int, ...], Any], np.ndarray]
+
+    def __call__(self, random: np.random.Generator, dtype: Any) -> np.ndarray:
+        """Returns the array, in this dtype where it holds real numbers."""
+        return self.make(random, self.shape, dtype)
 
 
 def normal(*shape: int, scale: float = 1.0) -> Sample:
     """Normally distributed numbers."""
-    return lambda random, dtype: (scale * random.standard_normal(shape)).astype(dtype)
+    return Sample(
+        shape,
+        lambda random, shape, dtype: (scale * random.standard_normal(shape)).astype(
+            dtype
+        ),
+    )
 
 
 def tied(*shape: int) -> Sample:
     """Small whole numbers: most windows hold their maximum more than once."""
-    return lambda random, dtype: random.integers(-1, 2, shape).astype(dtype)
+    return Sample(
+        shape, lambda random, shape, dtype: random.integers(-1, 2, shape).astype(dtype)
+    )
 
 
 def constant(*shape: int, value: float = 0.0) -> Sample:
     """One number everywhere."""
-    return lambda random, dtype: np.full(shape, value, dtype)
+    return Sample(shape, lambda random, shape, dtype: np.full(shape, value, dtype))
 
 
 def classes(count: int, *shape: int) -> Sample:
     """Integer labels below `count`, whatever the dtype of the other arrays."""
-    return lambda random, dtype: random.integers(0, count, shape).astype(np.int32)
+    return Sample(
+        shape,
+        lambda random, shape, dtype: random.integers(0, count, shape).astype(np.int32),
+    )
 
 
 def one_hot(*shape: int) -> Sample:
     """One-hot labels along the last axis."""
-    return lambda random, dtype: np.eye(shape[-1], dtype=dtype)[
-        random.integers(0, shape[-1], shape[:-1])
-    ]
+    return Sample(
+        shape,
+        lambda random, shape, dtype: np.eye(shape[-1], dtype=dtype)[
+            random.integers(0, shape[-1], shape[:-1])
+        ],
+    )
 
 
 def uniform(*shape: int) -> Sample:
     """Numbers between 0 and 1."""
-    return lambda random, dtype: random.uniform(size=shape).astype(dtype)
+    return Sample(
+        shape, lambda random, shape, dtype: random.uniform(size=shape).astype(dtype)
+    )
 
 
 @dataclasses.dataclass(frozen=True, eq=False)  # itself is its identity
@@ -86,6 +114,20 @@ class Case:
 
         op = getattr(handgrad, self.rule)
         return functools.partial(op, **self.options, implementation=implementation)
+
+    def with_examples(self, count: int) -> "Case":
+        """Returns the case with another batch: every leading dimension is `count`.
+
+        Parameters (kernel, rhs, bias) have no batch and stay as they are. It is for a
+        case whose batch leads: the whole of a network's layer may be much to check.
+        """
+        samples = {
+            name: sample
+            if name in PARAMETERS
+            else dataclasses.replace(sample, shape=(count, *sample.shape[1:]))
+            for name, sample in self.samples.items()
+        }
+        return dataclasses.replace(self, samples=samples)
 
 
 def _conv(name, x, kernel, *, bias=False, network=None, **options) -> Case:
@@ -394,6 +436,166 @@ CASES: tuple[Case, ...] = (
         network="lenet5",
     ),
     Case("squared_error", "no targets", {"predictions": normal(4, 3)}),
+)
+
+
+def _layer(network, name, x, kernel, **options) -> Case:
+    return _conv(f"{network} {name}", x, kernel, network=network, **options)
+
+
+def _transposed(network, name, lhs, rhs) -> Case:
+    samples = {"lhs": normal(*lhs), "rhs": normal(*rhs)}
+    options = {"strides": (2, 2), "padding": "SAME"}
+    return Case("conv_transpose", f"{network} {name}", samples, options, network)
+
+
+def _depthwise(network, name, image, size, **options) -> Case:
+    channels = image[-1]
+    name = f"depthwise {size}x{size}{name}"
+    kernel = (size, size, 1, channels)
+    options |= {"feature_group_count": channels}
+    return _layer(network, name, image, kernel, **options)
+
+
+# Batches such that JAX's own forward pass takes about 2 to 60 ms on two cores. "/2" is
+# a stride, "G=4" four groups, "64-128" as many channels in and out.
+LAYERS: tuple[Case, ...] = (
+    *(case for case in CASES if case.network or case.name == "article 4x4 with 3x3"),
+    _layer("mnist cnn", "3x3 1-32 28px", (64, 28, 28, 1), (3, 3, 1, 32)),
+    _layer(
+        "alexnet",
+        "11x11/4 3-96 227px",
+        (4, 227, 227, 3),
+        (11, 11, 3, 96),
+        strides=4,
+        padding="VALID",
+    ),
+    _layer(
+        "alexnet",
+        "5x5 G=2 96-256 27px",
+        (8, 27, 27, 96),
+        (5, 5, 48, 256),
+        feature_group_count=2,
+    ),
+    _layer("alexnet", "3x3 256-384 13px", (8, 13, 13, 256), (3, 3, 256, 384)),
+    _layer("vgg16", "3x3 3-64 224px", (2, 224, 224, 3), (3, 3, 3, 64)),
+    _layer("vgg16", "3x3 64 112px", (2, 112, 112, 64), (3, 3, 64, 64)),
+    _layer("vgg16", "3x3 128 56px", (4, 56, 56, 128), (3, 3, 128, 128)),
+    _layer("vgg16", "3x3 256 28px", (4, 28, 28, 256), (3, 3, 256, 256)),
+    _layer("vgg16", "3x3 512 14px", (4, 14, 14, 512), (3, 3, 512, 512)),
+    _layer("inception", "1x7 128 17px", (8, 17, 17, 128), (1, 7, 128, 128)),
+    _layer("inception", "7x1 128 17px", (8, 17, 17, 128), (7, 1, 128, 128)),
+    _layer(
+        "resnet18",
+        "7x7/2 3-64 224px",
+        (8, 224, 224, 3),
+        (7, 7, 3, 64),
+        strides=2,
+        padding=((3, 3), (3, 3)),
+    ),
+    _layer("resnet18", "3x3 64 56px", (8, 56, 56, 64), (3, 3, 64, 64)),
+    _layer("resnet18", "3x3 128 28px", (8, 28, 28, 128), (3, 3, 128, 128)),
+    _layer("resnet18", "3x3 256 14px", (8, 14, 14, 256), (3, 3, 256, 256)),
+    _layer("resnet18", "3x3 512 7px", (8, 7, 7, 512), (3, 3, 512, 512)),
+    _layer(
+        "resnet18", "3x3/2 64-128 56px", (8, 56, 56, 64), (3, 3, 64, 128), strides=2
+    ),
+    _layer(
+        "resnet18", "1x1/2 64-128 56px", (8, 56, 56, 64), (1, 1, 64, 128), strides=2
+    ),
+    _layer("resnet50", "1x1 64-256 56px", (8, 56, 56, 64), (1, 1, 64, 256)),
+    _layer("resnet50", "1x1 256-64 56px", (8, 56, 56, 256), (1, 1, 256, 64)),
+    _layer("resnet50", "3x3/2 128 56px", (8, 56, 56, 128), (3, 3, 128, 128), strides=2),
+    _layer(
+        "resnet50", "1x1/2 256-512 56px", (8, 56, 56, 256), (1, 1, 256, 512), strides=2
+    ),
+    _layer(
+        "resnext50",
+        "3x3 G=32 128 28px",
+        (8, 28, 28, 128),
+        (3, 3, 4, 128),
+        feature_group_count=32,
+    ),
+    _layer(
+        "resnext50",
+        "3x3 G=4 192 28px",
+        (8, 28, 28, 192),
+        (3, 3, 48, 192),
+        feature_group_count=4,
+    ),
+    _layer(
+        "shufflenet",
+        "1x1 G=4 272-68 28px",
+        (8, 28, 28, 272),
+        (1, 1, 68, 68),
+        feature_group_count=4,
+    ),
+    _depthwise("mobilenet", " 64 56px", (8, 56, 56, 64), 3),
+    _depthwise("mobilenet", "/2 64 112px", (4, 112, 112, 64), 3, strides=2),
+    _layer(
+        "mobilenet_v2", "3x3/2 3-32 224px", (8, 224, 224, 3), (3, 3, 3, 32), strides=2
+    ),
+    _depthwise("mobilenet_v2", "/2 144 56px", (4, 56, 56, 144), 3, strides=2),
+    _depthwise("mobilenet_v2", " 384 14px", (8, 14, 14, 384), 3),
+    _layer("mobilenet_v2", "1x1 144-24 56px", (8, 56, 56, 144), (1, 1, 144, 24)),
+    _depthwise("efficientnet", " 72 40px", (4, 40, 40, 72), 5),
+    _depthwise("efficientnet", "/2 72 40px", (4, 40, 40, 72), 5, strides=2),
+    _depthwise("proxylessnas", "/2 144 56px", (4, 56, 56, 144), 7, strides=2),
+    _depthwise("convnext", " 96 28px", (8, 28, 28, 96), 7),
+    _layer(
+        "convnext", "2x2/2 96-192 56px", (8, 56, 56, 96), (2, 2, 96, 192), strides=2
+    ),
+    _layer("convnext", "4x4/4 3-96 224px", (8, 224, 224, 3), (4, 4, 3, 96), strides=4),
+    _layer(
+        "vit", "16x16/16 3-768 224px", (2, 224, 224, 3), (16, 16, 3, 768), strides=16
+    ),
+    _layer(
+        "deeplab",
+        "3x3 rate 2 256 28px",
+        (2, 28, 28, 256),
+        (3, 3, 256, 256),
+        kernel_dilation=2,
+    ),
+    _layer(
+        "deeplab",
+        "3x3 rate 4 256 28px",
+        (2, 28, 28, 256),
+        (3, 3, 256, 256),
+        kernel_dilation=4,
+    ),
+    _layer("srcnn", "9x9 1-64 96px", (2, 96, 96, 1), (9, 9, 1, 64)),
+    _layer("srcnn", "5x5 32-1 96px", (4, 96, 96, 32), (5, 5, 32, 1)),
+    _transposed("unet", "2x2/2 128-64 28px", (8, 28, 28, 128), (2, 2, 128, 64)),
+    _layer("dcgan", "4x4/2 3-64 64px", (32, 64, 64, 3), (4, 4, 3, 64), strides=2),
+    _transposed("dcgan", "4x4/2 512-256 4px", (32, 4, 4, 512), (4, 4, 512, 256)),
+    _transposed("dcgan", "4x4/2 128-64 14px", (32, 14, 14, 128), (4, 4, 128, 64)),
+    _transposed("dcgan", "4x4/2 128-64 28px", (8, 28, 28, 128), (4, 4, 128, 64)),
+    _transposed("dcgan", "4x4/2 64-3 32px", (16, 32, 32, 64), (4, 4, 64, 3)),
+    _layer(
+        "wavenet",
+        "2 taps rate 8 64-128",
+        (4, 8000, 64),
+        (2, 64, 128),
+        padding=((8, 0),),
+        kernel_dilation=8,
+    ),
+    _layer(
+        "wav2vec2",
+        "10/5 1-512",
+        (4, 16000, 1),
+        (10, 1, 512),
+        strides=5,
+        padding="VALID",
+    ),
+    _layer("whisper", "3 80-384", (4, 3000, 80), (3, 80, 384)),
+    _layer("unet3d", "3x3x3 16-32 24px", (1, 24, 24, 24, 16), (3, 3, 3, 16, 32)),
+    _layer(
+        "r3d",
+        "3x7x7/1x2x2 3-64 28px",
+        (1, 8, 28, 28, 3),
+        (3, 7, 7, 3, 64),
+        strides=(1, 2, 2),
+    ),
 )
 
 

@@ -27,10 +27,16 @@ import jax.numpy as jnp
 import numpy as np
 
 from handgrad.cases import Case
+from handgrad.rules import RULES
 
 AUTODIFF_FACTOR = 2.0
 ROUNDINGS = 4.0
 ROUNDINGS_FLOAT64 = 1e4
+
+# How `interleaved` measures. OpenMP's threads, say, stay busy for some milliseconds
+# after their work is done; a call much longer than that does not notice.
+TURNS, LEAST_TURNS, MOST_CALLS = 7, 3, 100
+SETTLING, SETTLED = 5e-3, 0.1  # seconds
 
 
 @dataclasses.dataclass(frozen=True)
@@ -122,14 +128,25 @@ def cotangent(case: Case, dtype: Any, seed: int) -> np.ndarray:
 
 
 @functools.lru_cache(maxsize=64)
+def _autodiff(case: Case) -> Callable[..., Any]:
+    """Autodiff's own, compiled once for all formulas of a case: it is their judge."""
+    return forward_and_backward(case.function("autodiff"))
+
+
+@functools.lru_cache(maxsize=64)
 def _reference(case: Case, dtype: str, seed: int):
     """Truth and autodiff's own result, shared by all formulas of a case."""
     arrays, dy = case.arrays(dtype, seed), cotangent(case, dtype, seed)
-    run = forward_and_backward(case.function("autodiff"))
+    run = _autodiff(case)
     with jax.enable_x64(True):
         truth = jax.device_get(run(wide(arrays), dy.astype(np.float64)))
     with jax.enable_x64(dtype == "float64"):
         return truth, jax.device_get(run(arrays, dy))
+
+
+def forget() -> None:
+    """Frees what `errors` keeps of a case's truth for the case's next formula."""
+    _reference.cache_clear()
 
 
 def errors(
@@ -153,10 +170,12 @@ def errors(
     (y_truth, truth), (y_auto, auto) = _reference(case, dtype.name, seed)
     rows = [("value", y, y_truth, y_auto)]
     rows += [(name, cotangents[name], truth[name], auto[name]) for name in truth]
-    return [_compare(*row, dtype) for row in rows]
+    formula = RULES[case.rule].formulas.get(implementation)
+    rounding = formula.rounding if formula else 1.0
+    return [_compare(*row, dtype, rounding) for row in rows]
 
 
-def _compare(name, actual, truth, autodiff, dtype) -> Error:
+def _compare(name, actual, truth, autodiff, dtype, rounding) -> Error:
     if actual.dtype != dtype:
         raise TypeError(f"the {name} is {actual.dtype}, expected {dtype}")
     error, worst = elementwise_error(actual, truth)
@@ -168,7 +187,8 @@ def _compare(name, actual, truth, autodiff, dtype) -> Error:
         error=error,
         autodiff_error=autodiff_error,
         # An autodiff that is itself wrong is no licence: it counts up to √eps only.
-        tolerance=AUTODIFF_FACTOR * min(autodiff_error, eps**0.5) + roundings * eps,
+        tolerance=rounding
+        * (AUTODIFF_FACTOR * min(autodiff_error, eps**0.5) + roundings * eps),
         worst=worst,
         maps=(truth, np.asarray(actual), autodiff),
     )
@@ -183,6 +203,8 @@ def difference_quotient(case: Case, implementation: Any, seed: int = 0) -> float
     with jax.enable_x64(True):
         arrays, dy = case.arrays("float64", seed), cotangent(case, "float64", seed)
         run = forward_and_backward(case.function(implementation))
+        if implementation == "autodiff":
+            run = _autodiff(case)
         floating, fixed = split(arrays)
         random = np.random.default_rng((seed, 2))
         v = {n: random.standard_normal(a.shape) for n, a in floating.items()}
@@ -207,26 +229,44 @@ def difference_quotient(case: Case, implementation: Any, seed: int = 0) -> float
 def interleaved(
     functions: Mapping[str, Callable[..., Any]], *args: Any, seconds: float = 0.2
 ) -> dict[str, float]:
-    """Median seconds a call of each function, called in turn on the same arguments.
+    """Median seconds a call of each function, all of them measured in turns.
 
-    Calls in turn, so that a machine whose speed drifts is fair to all; the ratios are
-    what to trust.
+    In turns, so that a machine whose speed drifts is fair to all; the ratios are what
+    to trust. A turn is a few calls in a row, the first of them not counted: it finds
+    the caches, and perhaps busy threads, as another function left them.
 
     Args:
       functions: jitted functions by name.
-      *args: their arguments.
-      seconds: about how long each function may run in all.
+      *args: their arguments, the same for all.
+      seconds: about how long each function may run in all; a slow one has three turns
+        of one call.
     """
-    longest = 0.0
     for function in functions.values():
         jax.block_until_ready(function(*args))  # compiles
-        longest = max(longest, _clock(function, args))
-    rounds = int(min(max(seconds / max(longest, 1e-6), 5), 500))
+    first = {name: _clock(function, args) for name, function in functions.items()}
+    turns = {
+        n: int(min(max(seconds / s, LEAST_TURNS), TURNS)) for n, s in first.items()
+    }
     samples: dict[str, list[float]] = {name: [] for name in functions}
-    for _ in range(rounds):
-        for name, function in functions.items():
-            samples[name].append(_clock(function, args))
+    names = list(functions)
+    for index in range(TURNS):
+        start = index % len(names) if names else 0
+        for name in names[start:] + names[:start]:
+            # True as often as the function has turns, evenly spread.
+            if index * turns[name] % TURNS < turns[name]:
+                if first[name] < SETTLED:
+                    _turn(functions[name], args, SETTLING)
+                samples[name] += _turn(functions[name], args, seconds / turns[name])
     return {name: statistics.median(times) for name, times in samples.items()}
+
+
+def _turn(
+    function: Callable[..., Any], args: Sequence[Any], seconds: float
+) -> list[float]:
+    """The seconds of each call in so many seconds, of one call at least."""
+    first = _clock(function, args)
+    calls = min(round(seconds / max(first, 1e-6)), MOST_CALLS)
+    return [first, *(_clock(function, args) for _ in range(calls - 1))]
 
 
 def _clock(function: Callable[..., Any], args: Sequence[Any]) -> float:
@@ -250,7 +290,6 @@ def times(
 def pairs(rule: str | None = None) -> Iterator[tuple[str, Case]]:
     """Every hand formula with every case of its rule, in the order of `RULES`."""
     from handgrad import cases
-    from handgrad.rules import RULES
 
     for name in RULES if rule is None else [rule]:
         for case in cases.of(name):

@@ -66,7 +66,8 @@ class Rule:
             return self.best(spec)
         if implementation == "autodiff":
             return self.autodiff
-        formula = self.formulas.get(implementation)
+        named = isinstance(implementation, str)
+        formula = self.formulas.get(implementation) if named else None
         reason = formula.unsuitable(spec) if formula else "there is no such formula"
         if formula is None or reason:
             raise ValueError(

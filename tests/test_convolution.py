@@ -155,13 +155,13 @@ def test_every_line_of_the_choice(monkeypatch, x, kernel, groups, expected):
     from handgrad.convolution import choose
 
     chosen = []
-    on_cpu = choose.on_cpu
+    formulas = choose.formulas
 
     def recording(*arguments):
-        chosen.append(on_cpu(*arguments))
+        chosen.append(formulas(*arguments))
         return chosen[-1]
 
-    monkeypatch.setattr(choose, "on_cpu", recording)
+    monkeypatch.setattr(choose, "formulas", recording)
     arrays = normal(2, *x), normal(*kernel)
     grad = lambda how: jax.jit(
         jax.grad(
@@ -175,7 +175,7 @@ def test_every_line_of_the_choice(monkeypatch, x, kernel, groups, expected):
     )(*arrays)
     for a, b in zip(grad(None), grad("autodiff"), strict=True):
         np.testing.assert_allclose(a, b, rtol=1e-3, atol=1e-3 * float(jnp.abs(b).max()))
-    assert chosen[0] == ConvFormulas(*expected)
+    assert dict(chosen[0])["cpu"] == ConvFormulas(*expected)
 
 
 def test_choice_waits_for_the_platform():

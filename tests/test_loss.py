@@ -16,15 +16,14 @@ MASK = jnp.asarray(RANDOM.uniform(size=(4, 6)) < 0.7).at[:, [0, 2, 5]].set(True)
 
 
 def compare(name, *args, argnums=(0,), **options):
-    ours, theirs = getattr(handgrad, name), getattr(optax.losses, name)
-    np.testing.assert_allclose(
-        ours(*args, **options), theirs(*args, **options), rtol=2e-6, atol=1e-6
-    )
-    gradients = [
-        jax.grad(lambda *a, f=f: jnp.sum(jnp.sin(f(*a, **options))), argnums)(*args)
-        for f in (ours, theirs)
-    ]
-    for a, b in zip(*gradients, strict=True):
+    def outcome(f):
+        loss = lambda *a: jnp.sum(jnp.sin(f(*a, **options)))
+        return jax.jit(lambda *a: (f(*a, **options), jax.grad(loss, argnums)(*a)))
+
+    ours, gradients = outcome(getattr(handgrad, name))(*args)
+    theirs, their_gradients = outcome(getattr(optax.losses, name))(*args)
+    np.testing.assert_allclose(ours, theirs, rtol=2e-6, atol=1e-6)
+    for a, b in zip(gradients, their_gradients, strict=True):
         np.testing.assert_allclose(a, b, rtol=1e-5, atol=2e-6)
 
 

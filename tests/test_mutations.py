@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from handgrad import _dense, activation, cases, loss, measure, windows
-from handgrad.convolution import gemm, rot180, taps
+from handgrad.convolution import gemm, phases, rot180, taps, transposed, winograd
 from handgrad.pooling import average
 from handgrad.pooling import max as maximum
 
@@ -117,6 +117,31 @@ def reverse_the_views(monkeypatch):
     monkeypatch.setattr(taps, "_views", wrong)
 
 
+def misplace_a_phase(monkeypatch):
+    right = phases._join
+
+    def wrong(x, *args, **options):
+        return jnp.roll(right(x, *args, **options), 1, axis=1)
+
+    monkeypatch.setattr(phases, "_join", wrong)
+
+
+def forget_to_turn(monkeypatch):
+    right = transposed.turned
+    wrong = lambda kernel, spec: jnp.flip(right(kernel, spec), range(len(spec.windows)))
+    monkeypatch.setattr(transposed, "turned", wrong)
+
+
+def misplace_a_point(monkeypatch):
+    right = winograd.matrices
+
+    def wrong(m):
+        at, g, bt = right(m)
+        return at, g * (1 + 1e-3 * (np.arange(m + 2) == 1)[:, None]), bt
+
+    monkeypatch.setattr(winograd, "matrices", wrong)
+
+
 CONV = ["strided", "asymmetric padding"]
 MUTATIONS = [
     (keep_kernel_unturned, "conv", "rot180", CONV),
@@ -126,6 +151,10 @@ MUTATIONS = [
     (transpose_the_patches, "conv", "gemm", CONV),
     (drop_a_term, "conv", "taps", CONV),
     (reverse_the_views, "conv", "taps", ["depthwise"]),
+    (misplace_a_phase, "conv", "phases", CONV),
+    (forget_to_turn, "conv", "transposed", ["dilated input"]),
+    (misplace_a_point, "conv", "winograd", ["asymmetric padding"]),
+    (misplace_a_point, "conv", "winograd_2x2", ["asymmetric padding"]),
     (drop_a_term, "max_pool", "hand", ["overlapping 3x3/1"]),
     (drop_a_term, "avg_pool", "hand", ["overlapping 3x3/1"]),
     (last_tie_wins, "max_pool", "hand", ["overlapping 3x3/1, tied"]),

@@ -39,11 +39,22 @@ def inputs(case, seed=0):
     )
 
 
+@functools.cache
+def jitted(formula, case):
+    """Value and cotangents, compiled once for all tests of the pair."""
+    return measure.forward_and_backward(case.function(formula))
+
+
 def outcome(function, arrays, dy):
     """Value and cotangents, not jitted."""
     floating, fixed = measure.split(arrays)
     y, vjp = jax.vjp(lambda floating: function(**floating, **fixed), floating)
     return y, vjp(dy)[0]
+
+
+def stack(outcomes):
+    """Of NumPy: each eager operation of JAX is a program to compile."""
+    return jax.tree.map(lambda *a: np.stack(a), *jax.device_get(outcomes))
 
 
 def assert_close(actual, expected, tolerance=2e-5):
@@ -98,37 +109,30 @@ def test_difference_quotient(formula, case):
 @small_pair
 def test_jit_equals_eager(formula, case):
     arrays, dy = inputs(case)
-    function = case.function(formula)
     assert_close(
-        measure.forward_and_backward(function)(arrays, dy),
-        outcome(function, arrays, dy),
+        jitted(formula, case)(arrays, dy),
+        outcome(case.function(formula), arrays, dy),
     )
 
 
 @small_pair
 def test_vmap(formula, case):
-    function = case.function(formula)
+    run = jitted(formula, case)
     many = [inputs(case, seed) for seed in range(3)]
-    stacked = jax.tree.map(lambda *a: jnp.stack(a), *many)
-    run = jax.jit(functools.partial(outcome, function))
-    expected = [run(*one) for one in many]
-    assert_close(
-        jax.jit(jax.vmap(run))(*stacked),
-        jax.tree.map(lambda *a: jnp.stack(a), *expected),
-    )
+    expected = stack([run(*one) for one in many])
+    assert_close(jax.jit(jax.vmap(run))(*stack(many)), expected)
 
 
 @small_pair
 def test_vmap_over_one_argument(formula, case):
-    function = case.function(formula)
-    arrays, dy = inputs(case)
+    run = jitted(formula, case)
+    arrays, dy = jax.device_get(inputs(case))
     for name in measure.split(arrays)[0]:
         axes = {n: 0 if n == name else None for n in arrays}
-        batch = arrays | {name: jnp.stack([arrays[name], 2 * arrays[name]])}
-        run = jax.jit(functools.partial(outcome, function))
+        batch = arrays | {name: np.stack([arrays[name], 2 * arrays[name]])}
         actual = jax.jit(jax.vmap(run, in_axes=(axes, None)))(batch, dy)
         each = [run(arrays | {name: batch[name][i]}, dy) for i in range(2)]
-        assert_close(actual, jax.tree.map(lambda *a: jnp.stack(a), *each))
+        assert_close(actual, stack(each))
 
 
 @small_pair
@@ -136,16 +140,17 @@ def test_scan_cond_while_and_remat(formula, case):
     function = case.function(formula)
     arrays, dy = inputs(case)
     run = functools.partial(outcome, function)
-    expected = run(arrays, dy)
+    expected = jitted(formula, case)(arrays, dy)
 
     @jax.jit
     def scanned(arrays, dy):
         step = lambda carry, scale: (carry, run(arrays, dy * scale))
         return jax.lax.scan(step, None, jnp.array([1.0, 0.0]))[1]
 
-    assert_close(jax.tree.map(lambda a: a[0], scanned(arrays, dy)), expected)
-    zero = jax.tree.map(jnp.zeros_like, expected[1])
-    assert_close(jax.tree.map(lambda a: a[1], scanned(arrays, dy)[1]), zero)
+    both = jax.device_get(scanned(arrays, dy))
+    assert_close(jax.tree.map(lambda a: a[0], both), expected)
+    zero = jax.tree.map(np.zeros_like, expected[1])
+    assert_close(jax.tree.map(lambda a: a[1], both[1]), zero)
 
     @jax.jit
     def conditional(arrays, dy, yes):
@@ -206,7 +211,7 @@ def test_gradient_of_gradient(formula, case):
 @small_pair
 def test_exports_for_every_platform(formula, case):
     arrays, dy = inputs(case)
-    run = measure.forward_and_backward(case.function(formula))
+    run = jitted(formula, case)
     exported = jax.export.export(run, platforms=["cpu", "cuda", "tpu"])(arrays, dy)
     restored = jax.export.deserialize(exported.serialize())
     assert_close(restored.call(arrays, dy), run(arrays, dy))
@@ -215,7 +220,7 @@ def test_exports_for_every_platform(formula, case):
 @small_pair
 def test_repeats_bit_for_bit(formula, case):
     arrays, dy = inputs(case)
-    run = measure.forward_and_backward(case.function(formula))
+    run = jitted(formula, case)
     first, second = run(arrays, dy), run(arrays, dy)
     jax.tree.map(np.testing.assert_array_equal, first, second)
 

@@ -1,5 +1,7 @@
 """Every rule on several devices: shard_map, automatic and explicit meshes."""
 
+import functools
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -111,6 +113,7 @@ def mesh(axis_type):
     return jax.make_mesh((4,), ("data",), axis_types=(axis_type,))
 
 
+@functools.cache
 def prepare(case, formula):
     arrays = jax.device_put(case.arrays("float32"))
     dy = jnp.asarray(measure.cotangent(case, "float32", 0))

@@ -4,15 +4,18 @@ Where the platform is not a CPU, its library's convolution is the right engine: 
 in all directions. On a CPU `TABLE` holds: for each direction the first line that knows
 the geometry decides. `because` is what was measured: how many times faster than
 autodiff the line's formula was (2 cores, float32; `python -m experiments.benchmark ops`
-measures it anew).
+measures it anew). What `handgrad.tune` measured on this machine goes before the table.
 """
 
+import contextlib
+import contextvars
 import dataclasses
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 
-from handgrad.convolution import taps, transposed
+from handgrad.convolution import taps, transposed, tuned
 from handgrad.convolution.spec import ConvFormulas, ConvSpec
+from handgrad.rules import RULES
 
 DIRECTIONS = ("forward", "input_gradient", "kernel_gradient")
 ANYWHERE = ConvFormulas("rot180", "rot180", "rot180")
@@ -131,8 +134,8 @@ TABLE = (
 )
 
 
-def explain(geometry: Geometry, platform: str) -> dict[str, tuple[str, str]]:
-    """The formula of each direction, with the reason."""
+def by_table(geometry: Geometry, platform: str) -> dict[str, tuple[str, str]]:
+    """What handgrad itself chooses for each direction, with the reason."""
     if platform != "cpu":
         return dict.fromkeys(DIRECTIONS, ("rot180", _ELSEWHERE))
     return {
@@ -145,7 +148,44 @@ def explain(geometry: Geometry, platform: str) -> dict[str, tuple[str, str]]:
     }
 
 
+def explain(geometry: Geometry, platform: str) -> dict[str, tuple[str, str]]:
+    """The formula of each direction, with the reason."""
+    chosen, spec = by_table(geometry, platform), geometry.spec
+    measured = tuned.find(geometry.x_shape, geometry.kernel_shape, spec, platform)
+    if measured is None:
+        return chosen
+    for direction, (default, _) in chosen.items():
+        name = getattr(measured.formulas, direction)
+        # It was measured on one device: an explicit mesh may be beyond it.
+        if not RULES["conv"].formulas[name].unsuitable(spec):
+            chosen[direction] = name, measured.because(direction, default)
+    return chosen
+
+
 def formulas(geometry: Geometry) -> tuple[tuple[str, ConvFormulas], ...]:
     """The three formulas on each platform, ("default", ...) last."""
-    on_cpu = {d: name for d, (name, _) in explain(geometry, "cpu").items()}
-    return ("cpu", ConvFormulas(**on_cpu)), ("default", ANYWHERE)
+    if (asked := _asked.get()) is not None:
+        asked.append(geometry)
+    on = {p: on_platform(geometry, p) for p in ("cpu", *tuned.platforms())}
+    others = ((p, f) for p, f in on.items() if p != "cpu" and f != ANYWHERE)
+    return ("cpu", on["cpu"]), *others, ("default", ANYWHERE)
+
+
+def on_platform(geometry: Geometry, platform: str) -> ConvFormulas:
+    """The three formulas on one platform."""
+    chosen = explain(geometry, platform)
+    return ConvFormulas(**{direction: name for direction, (name, _) in chosen.items()})
+
+
+_asked: contextvars.ContextVar[list[Geometry] | None]
+_asked = contextvars.ContextVar("asked", default=None)
+
+
+@contextlib.contextmanager
+def recording() -> Iterator[list[Geometry]]:
+    """The geometries of the convolutions that are traced in its block, as they come."""
+    token = _asked.set(asked := [])
+    try:
+        yield asked
+    finally:
+        _asked.reset(token)

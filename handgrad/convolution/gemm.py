@@ -110,7 +110,7 @@ def _merge_groups(x: jax.Array) -> jax.Array:
 
 def _rows(kernel: jax.Array, spec: ConvSpec) -> jax.Array:
     """[k l c/g o] -> [kl c/g g o/g]."""
-    kernel = kernel.reshape(-1, *kernel.shape[-2:])
+    kernel = kernel.reshape(math.prod(kernel.shape[:-2]), *kernel.shape[-2:])
     return _split_groups(kernel, spec)
 
 

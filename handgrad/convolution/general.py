@@ -86,6 +86,11 @@ def conv_general_dilated(
         f"padding (={padding!r}) must be (low, high) pairs with lhs_dilation "
         f"(={lhs_dilation}); conv_transpose knows what the names mean there",
     )
+    arguments.require(
+        out_sharding is None or isinstance(out_sharding, NamedSharding | PartitionSpec),
+        op,
+        f"out_sharding (={out_sharding!r}) must be a NamedSharding or a PartitionSpec",
+    )
     x, groups = _batch_groups_as_channels(
         op, x, kernel, feature_group_count, batch_group_count
     )
@@ -205,6 +210,7 @@ def _transposed_padding(
             "conv_transpose",
             f"padding (={padding!r}) must be 'SAME', 'VALID' or (low, high) pairs",
         )
+        padding = padding.upper()
     if padding == "SAME":
         # In all Kd + s − 2, for s·H pixels; the odd zero before the first pixel.
         lows = [
@@ -263,6 +269,13 @@ def _channels_last(
             f"{op}: dimension_numbers (={dimension_numbers}) must fit lhs {lhs.shape} "
             f"and rhs {rhs.shape}: {error}"
         ) from error
+    axes = list(range(lhs.ndim))
+    arguments.require(
+        all(sorted(spec) == axes for spec in numbers),
+        op,
+        f"dimension_numbers (={numbers}) must name each axis of lhs {lhs.shape} and "
+        f"rhs {rhs.shape} once",
+    )
     batch, feature, *pixels = numbers.lhs_spec
     outputs, inputs, *taps = numbers.rhs_spec
     # From y[n, p, q, o] to the layout asked for: axis out_spec[i] comes from axis i.
@@ -306,6 +319,6 @@ def _batch_groups_as_channels(op, x, kernel, feature_groups, batch_groups):
         f"batch_group_count (={batch_groups}) must divide the {kernel.shape[-1]} "
         "output channels",
     )
-    x = x.reshape(batch_groups, -1, *x.shape[1:])
+    x = x.reshape(batch_groups, x.shape[0] // batch_groups, *x.shape[1:])
     x = jnp.moveaxis(x, 0, -2)
-    return x.reshape(*x.shape[:-2], -1), batch_groups
+    return x.reshape(*x.shape[:-2], batch_groups * x.shape[-1]), batch_groups

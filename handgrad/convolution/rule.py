@@ -57,6 +57,7 @@ def _run(direction: str, a, b, spec: ConvSpec) -> jax.Array:
     """Computes one direction by the formula of the platform that lowering meets."""
     named = {platform: getattr(each, direction) for platform, each in spec.formulas}
 
+    @functools.cache  # platforms of one formula share its branch
     def formula(name):
         compute = getattr(FORMULAS[name], direction)
         return lambda a, b: compute(a, b, spec)
@@ -133,6 +134,12 @@ def _kernel_gradient_bwd(spec, residuals, ddkernel):
 
 _kernel_gradient.defvjp(_kernel_gradient_fwd, _kernel_gradient_bwd)
 
+COMPUTE = {
+    "forward": _conv,
+    "input_gradient": _input_gradient,
+    "kernel_gradient": _kernel_gradient,
+}
+
 
 def _with_formulas(*formulas: tuple[str, ConvFormulas]):
     def core(x, kernel, spec):
@@ -173,6 +180,12 @@ def choose_formulas(op: str, implementation: str | ConvFormulas | None, spec: Co
     if not isinstance(implementation, ConvFormulas):
         return RULES[op].choose(implementation, spec)
     for name in dataclasses.astuple(implementation):
+        arguments.require(
+            name in list(FORMULAS),
+            op,
+            f"implementation (={name!r}) must be one of "
+            f"{', '.join(map(repr, FORMULAS))} in a ConvFormulas",
+        )
         RULES[op].choose(name, spec)  # raises where the formula is unsuitable
     return _with_formulas(("default", implementation))
 
@@ -198,6 +211,25 @@ def check_channels(op: str, channels: int, kernel: tuple, groups: int) -> None:
     )
 
 
+def check_types(op: str, dtype: Any, precision: Any, preferred: Any) -> None:
+    """Raises where `lax` does; not every formula would, nor every platform."""
+    if precision is None and preferred is None:
+        return
+    one = jax.ShapeDtypeStruct((1, 1), dtype)
+    options = {"precision": precision, "preferred_element_type": preferred}
+    convolve = functools.partial(
+        lax.conv_general_dilated, window_strides=(), padding=(), **options
+    )
+    try:
+        jax.eval_shape(convolve, one, one)
+    except (TypeError, ValueError) as error:
+        kind = TypeError if isinstance(error, TypeError) else ValueError
+        raise kind(
+            f"{op}: precision (={precision}) and preferred_element_type "
+            f"(={preferred}) must suit {dtype}: {error}"
+        ) from error
+
+
 def describe(
     op: str,
     x: jax.Array,
@@ -218,6 +250,7 @@ def describe(
     `names` are what the op calls its arguments, as `windows.describe` takes them.
     """
     check_channels(op, x.shape[-1], kernel.shape, groups)
+    check_types(op, x.dtype, precision, preferred_element_type)
     return ConvSpec(
         windows=windows.describe(
             op,
