@@ -212,7 +212,32 @@ def _general(name, lhs, rhs, window_strides, padding, **options) -> Case:
     return Case("conv_general_dilated", name, samples, options)
 
 
+def _transposed(name, lhs, rhs, strides, padding, **options) -> Case:
+    samples = {"lhs": normal(*lhs), "rhs": normal(*rhs)}
+    options |= {"strides": strides, "padding": padding}
+    return Case("conv_transpose", name, samples, options)
+
+
 CASES: tuple[Case, ...] = (
+    _transposed("SAME", (2, 4, 5, 3), (4, 3, 3, 2), (2, 3), "SAME"),
+    _transposed(
+        "dilated kernel",
+        (2, 4, 3, 2),
+        (3, 2, 2, 3),
+        (2, 1),
+        "VALID",
+        rhs_dilation=(1, 2),
+    ),
+    _transposed(
+        "PyTorch's padding, turned kernel",
+        (2, 3, 4, 5),
+        (3, 3, 4, 2),
+        (2, 2),
+        ((1, 0), (1, 1)),
+        transpose_kernel=True,
+        use_consistent_padding=True,
+        dimension_numbers=("NCHW", "HWOI", "NHWC"),
+    ),
     _general("channels first", (2, 3, 7, 6), (4, 3, 3, 2), (2, 1), "SAME"),
     _general(
         "batch groups",

@@ -288,10 +288,23 @@ def times(
 
 
 def pairs(rule: str | None = None) -> Iterator[tuple[str, Case]]:
-    """Every hand formula with every case of its rule, in the order of `RULES`."""
+    """Every hand formula with every case that it can do, in the order of `RULES`."""
     from handgrad import cases
 
     for name in RULES if rule is None else [rule]:
         for case in cases.of(name):
             for formula in RULES[name].formulas:
-                yield formula, case
+                if suitable(formula, case):
+                    yield formula, case
+
+
+@functools.cache
+def suitable(formula: str, case: Case) -> bool:
+    """Whether the formula can do the case's geometry."""
+    try:
+        jax.eval_shape(case.function(formula), **case.arrays("float32"))
+    except ValueError as error:
+        if f"implementation (={formula!r}) must be one of" in str(error):
+            return False
+        raise
+    return True

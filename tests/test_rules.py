@@ -12,15 +12,20 @@ from handgrad import cases, measure
 
 PAIRS = list(measure.pairs())
 # Transformations do not depend on the geometry: two small cases a formula suffice, and
-# for the second signature of the convolution rule one formula.
+# for the other signatures of the convolution rule one formula.
+ONE_FORMULA = {"conv_general_dilated": "rot180", "conv_transpose": "transposed"}
 SMALL = [
-    (formula, case)
-    for formula, case in PAIRS
-    if case
-    in [c for c in cases.of(case.rule) if c.network is None and "empty" not in c.name][
-        :2
-    ]
-    and (case.rule != "conv_general_dilated" or formula == "rot180")
+    pair
+    for rule, formulas in ((r.name, r.formulas) for r in handgrad.RULES.values())
+    for formula in formulas
+    if ONE_FORMULA.get(rule, formula) == formula
+    for pair in [
+        (formula, case)
+        for case in cases.of(rule)
+        if case.network is None
+        and "empty" not in case.name
+        and measure.suitable(formula, case)
+    ][:2]
 ]
 
 

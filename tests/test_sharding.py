@@ -30,6 +30,21 @@ CASES = {
             {"x": normal(8, 6, 6, 4), "kernel": normal(3, 3, 2, 4)},
             {"feature_group_count": 2},
         ),
+        Case("conv", "3x3", {"x": normal(8, 6, 6, 4), "kernel": normal(3, 3, 4, 4)}),
+        Case(
+            "conv",
+            "dilated image",
+            {"x": normal(8, 6, 6, 4), "kernel": normal(3, 3, 4, 4)},
+            {"input_dilation": 2},
+        ),
+    ],
+    "conv_transpose": [
+        Case(
+            "conv_transpose",
+            "4x4/2",
+            {"lhs": normal(8, 4, 4, 4), "rhs": normal(4, 4, 4, 4)},
+            {"strides": (2, 2), "padding": "SAME"},
+        )
     ],
     "conv_general_dilated": [
         Case(
@@ -97,6 +112,7 @@ PAIRS = [
     for rule, listed in CASES.items()
     for formula in handgrad.RULES[rule].formulas
     for case in listed
+    if measure.suitable(formula, case)
 ]
 every_pair = pytest.mark.parametrize(("formula", "case"), PAIRS, ids=str)
 
