@@ -212,15 +212,15 @@ def _general(name, lhs, rhs, window_strides, padding, **options) -> Case:
     return Case("conv_general_dilated", name, samples, options)
 
 
-def _transposed(name, lhs, rhs, strides, padding, **options) -> Case:
+def _conv_transpose(name, lhs, rhs, strides, padding, **options) -> Case:
     samples = {"lhs": normal(*lhs), "rhs": normal(*rhs)}
     options |= {"strides": strides, "padding": padding}
     return Case("conv_transpose", name, samples, options)
 
 
 CASES: tuple[Case, ...] = (
-    _transposed("SAME", (2, 4, 5, 3), (4, 3, 3, 2), (2, 3), "SAME"),
-    _transposed(
+    _conv_transpose("SAME", (2, 4, 5, 3), (4, 3, 3, 2), (2, 3), "SAME"),
+    _conv_transpose(
         "dilated kernel",
         (2, 4, 3, 2),
         (3, 2, 2, 3),
@@ -228,7 +228,7 @@ CASES: tuple[Case, ...] = (
         "VALID",
         rhs_dilation=(1, 2),
     ),
-    _transposed(
+    _conv_transpose(
         "PyTorch's padding, turned kernel",
         (2, 3, 4, 5),
         (3, 3, 4, 2),

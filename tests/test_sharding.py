@@ -199,14 +199,10 @@ def test_mesh(formula, case, axis_type):
 @pytest.mark.parametrize("formula", [None, *handgrad.RULES["conv"].formulas])
 def test_output_channels_sharded_explicitly(formula):
     """The kernel split over its output channels: dx sums over the devices."""
-    _, arrays, dy, expected = prepare(
-        Case(
-            "conv",
-            "3x3",
-            {"x": normal(2, 6, 6, 3), "kernel": normal(3, 3, 3, 4)},
-        ),
-        formula,
-    )
+    options = {"input_dilation": 2 if formula == "transposed" else 1}
+    samples = {"x": normal(2, 6, 6, 3), "kernel": normal(3, 3, 3, 4)}
+    case = Case("conv", "3x3", samples, options)
+    _, arrays, dy, expected = prepare(case, formula)
     devices = mesh(AxisType.Explicit)
     with jax.set_mesh(devices):
         split = NamedSharding(devices, P(None, None, None, "data"))
@@ -217,6 +213,6 @@ def test_output_channels_sharded_explicitly(formula):
         }
         dy = jax.device_put(dy, split)
         run = measure.forward_and_backward(
-            lambda **a: handgrad.conv(**a, implementation=formula)
+            lambda **a: handgrad.conv(**a, **options, implementation=formula)
         )
         assert_close(run(arrays, dy), expected)

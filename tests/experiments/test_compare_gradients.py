@@ -9,7 +9,7 @@ import pytest
 import handgrad
 from experiments import compare_gradients
 from experiments.compare_gradients import main
-from handgrad import cases
+from handgrad import cases, measure
 from handgrad.rules import RULES, Formula
 
 KEYS = {"rule", "formula", "case", "dtype", "cotangent", "error", "autodiff_error"}
@@ -95,7 +95,9 @@ def test_one_dtype_and_every_formula(tmp_path, keep_cases):
     assert status == 0
     assert {row["dtype"] for row in report["rules"]} == {"bfloat16", "float64"}
     formulas = {row["formula"] for row in report["rules"]}
-    assert formulas == set(handgrad.RULES["conv"].formulas)
+    case = next(case for case in cases.of("conv") if "article" in case.name)
+    names = handgrad.RULES["conv"].formulas
+    assert formulas == {name for name in names if measure.suitable(name, case)}
     assert {row["cotangent"] for row in report["rules"]} == {
         "value",
         "x",
