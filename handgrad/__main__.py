@@ -17,7 +17,7 @@ from handgrad import cases, explain, measure
 from handgrad.rules import RULES, Rule
 
 SECONDS = 0.05  # each measured function may run about so long
-WIDTH = 160  # columns where there is no terminal to ask, wide enough for every row
+WIDTH = 200  # columns where there is no terminal to ask, wide enough for every row
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

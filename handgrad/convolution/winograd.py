@@ -27,8 +27,8 @@ in binary like A. With random numbers the rounding of output i is amplified
 times in each dimension, and the points that keep the largest γ small are taken: for
 m = 4, 0, ±11/16 and ±23/16 give 2.7 where the usual 0, ±1, ±2 give 5.6. In float32 that
 is 3 to 4 times the error of XLA's convolution instead of 10 to 15; m = 2 errs less than
-XLA's. All pixels of a tile mix: a huge one costs its neighbours their last digits, and an
-infinity or NaN spreads over the tile.
+XLA's. All pixels of a tile mix: a huge one costs its neighbours their last digits, and
+an infinity or NaN spreads over the tile.
 
 One row of tiles after the other goes through all three steps, so that its values at the
 points stay in the cache.
