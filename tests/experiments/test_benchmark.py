@@ -7,12 +7,13 @@ import matplotlib.image
 import numpy as np
 import pytest
 
-from experiments import benchmark, benchmark_figure, benchmark_torch
-from experiments.benchmark import main
+from experiments.benchmark import __main__ as command
+from experiments.benchmark import figure, layers, pytorch, report
+from experiments.benchmark.__main__ import main
 from handgrad import cases, measure
 from handgrad.rules import RULES
 
-MEASURED = [case for case in cases.LAYERS if case.rule in benchmark.MEASURED]
+MEASURED = [case for case in cases.LAYERS if case.rule in layers.MEASURED]
 DIRECTIONS = ["forward", "input gradient", "kernel gradient", "all"]
 MAY_BE_NONE = {"network", "formula", "torch_ms", "torch_ratio", "memory_ratio"}
 
@@ -65,18 +66,18 @@ def test_with_examples():
 
 def test_directions():
     image, number = np.zeros((1, 2), np.float32), np.zeros(1, np.int32)
-    assert benchmark.directions({"x": image, "kernel": image, "bias": image}) == {
+    assert layers.directions({"x": image, "kernel": image, "bias": image}) == {
         "forward": (),
         "input gradient": ("x",),
         "kernel gradient": ("kernel",),
         "all": ("x", "kernel", "bias"),
     }
-    assert benchmark.directions({"inputs": image}) == {
+    assert layers.directions({"inputs": image}) == {
         "forward": (),
         "input gradient": ("inputs",),
         "all": ("inputs",),
     }
-    assert list(benchmark.directions({"x": number})) == ["forward", "all"]
+    assert list(layers.directions({"x": number})) == ["forward", "all"]
 
 
 def test_one_layer(tmp_path, capsys):
@@ -93,7 +94,7 @@ def test_one_layer(tmp_path, capsys):
     rows = report["rows"]
     assert [row["direction"] for row in rows] == DIRECTIONS
     for row in rows:
-        assert set(row) == set(benchmark.Row._fields)
+        assert set(row) == set(layers.Row._fields)
         assert (row["rule"], row["case"]) == ("conv", "article 4x4 with 3x3")
         for name, value in row.items():
             if value is None:
@@ -132,7 +133,7 @@ def test_a_layer_that_raises_is_no_end(tmp_path, capsys, monkeypatch):
     def raises(*arguments):
         raise RuntimeError("no such luck\nnor more")
 
-    monkeypatch.setattr(benchmark, "_errors", raises)
+    monkeypatch.setattr(layers, "errors", raises)
     (tmp_path / "benchmark.png").write_text("of an earlier run")
     arguments = ["ops", "article", "--quick", "--no-torch", "--workdir", str(tmp_path)]
     assert main(arguments) == 1
@@ -151,22 +152,22 @@ def test_what_was_measured_outlives_a_kill(tmp_path, monkeypatch):
             raise KeyboardInterrupt
         yield from ()
 
-    monkeypatch.setattr(benchmark, "measure_layer", interrupt)
+    monkeypatch.setattr(command, "measure_layer", interrupt)
     assert main(["ops", "--quick", "--no-torch", "--workdir", str(tmp_path)]) == 130
     assert report_in(tmp_path)["finished"] is False
 
 
 def test_filters():
-    everything = benchmark.select([], quick=False)
+    everything = command.select([], quick=False)
     assert everything == MEASURED
-    transposed = benchmark.select(["Transpose"], quick=False)
+    transposed = command.select(["Transpose"], quick=False)
     assert {case.rule for case in transposed} == {"conv_transpose"}
-    two = benchmark.select(["vgg16", "LENET5"], quick=True)
+    two = command.select(["vgg16", "LENET5"], quick=True)
     assert {case.network for case in two} == {"vgg16", "lenet5"}
     assert len(two) > 2
-    (one,) = benchmark.select(["3x3 512 14px"], quick=False)
+    (one,) = command.select(["3x3 512 14px"], quick=False)
     assert one.network == "vgg16"
-    quick = benchmark.select([], quick=True)
+    quick = command.select([], quick=True)
     assert len(quick) == len({case.network for case in quick})
     assert {case.network for case in quick} == {case.network for case in everything}
 
@@ -205,7 +206,7 @@ def test_a_report_that_cannot_be_written(capsys, tmp_path):
 
 
 def test_the_summary_names_what_falls_short():
-    row = benchmark.Row(
+    row = layers.Row(
         *("conv", "a layer", None, "forward", "taps"),
         *(2.0, 1.0, 4.0, 0.5, 2.0),
         *(1e-7, 1e-7, 1.0),
@@ -215,26 +216,26 @@ def test_the_summary_names_what_falls_short():
     )
     fast = row._replace(case="a fast one", autodiff_ratio=8.0, torch_ratio=None)
     fast = fast._replace(temp_bytes=0, compile_ratio=1.0)
-    found = benchmark.summary([row, fast])
+    found = report.summary([row, fast])
     assert found["speed"]["overall"]["autodiff_ratio"] == pytest.approx(2.0)
     assert found["speed"]["forward"]["torch_ratio"] == pytest.approx(2.0)
     short = ["conv: a layer, forward"]
     assert found["slower_than_autodiff"] == short
     assert found["longer_to_compile"] == short
     assert found["more_memory"] == short
-    assert benchmark.summary([])["speed"]["overall"]["rows"] == 0
+    assert report.summary([])["speed"]["overall"]["rows"] == 0
 
 
 def test_operations_of_a_layer():
     # One y of the article's four has nine products; so has each gradient.
     case = layer("article 4x4 with 3x3")
     arrays, dy = case.arrays("float32"), measure.cotangent(case, "float32", 0)
-    assert benchmark._work(case, arrays, dy, "forward") == (2 * 4 * 9, 4 * (16 + 9 + 4))
-    assert benchmark._work(case, arrays, dy, "all") == (6 * 4 * 9, 8 * (16 + 9 + 4))
+    assert layers._work(case, arrays, dy, "forward") == (2 * 4 * 9, 4 * (16 + 9 + 4))
+    assert layers._work(case, arrays, dy, "all") == (6 * 4 * 9, 8 * (16 + 9 + 4))
     # Every pixel meets every place of the kernel once, whatever the stride.
     case = layer("unet 2x2/2 128-64 28px").with_examples(1)
     arrays, dy = case.arrays("float32"), measure.cotangent(case, "float32", 0)
-    work = benchmark._work(case, arrays, dy, "kernel gradient")
+    work = layers._work(case, arrays, dy, "kernel gradient")
     assert work.operations == 2 * 28 * 28 * 2 * 2 * 128 * 64
 
 
@@ -242,7 +243,7 @@ def test_a_figure_with_gaps(tmp_path):
     row = {"rule": "conv", "case": "a", "direction": "forward", "autodiff_ratio": 3.0}
     row |= {"autodiff_ms": 3.0, "torch_ms": None}
     other = {**row, "case": "b", "direction": "all", "torch_ms": 1.0}
-    benchmark_figure.bars([row, other], tmp_path / "bars.png")
+    figure.bars([row, other], tmp_path / "bars.png")
     assert matplotlib.image.imread(tmp_path / "bars.png").shape[1] > 800
 
 
@@ -265,7 +266,7 @@ def test_torch_computes_the_same(name):
     case = layer(name).with_examples(1)
     arrays, dy = case.arrays("float32"), measure.cotangent(case, "float32", 0)
     y, cotangents = measure.forward_and_backward(case.function())(arrays, dy)
-    theirs = benchmark_torch.Layer(torch, case, arrays, dy)
+    theirs = pytorch.Layer(torch, case, arrays, dy)
 
     def equal(name, tensor, array):
         scale = float(np.abs(array).max())
@@ -288,7 +289,7 @@ def test_what_torch_lacks():
     for case in (dilated, pool):
         dy = measure.cotangent(case, "float32", 0)
         with pytest.raises(NotImplementedError):
-            benchmark_torch.Layer(torch, case, case.arrays("float32"), dy)
+            pytorch.Layer(torch, case, case.arrays("float32"), dy)
 
 
 def test_a_slow_function_is_called_a_few_times():
