@@ -248,16 +248,14 @@ def _spread_one(pieces: Sequence[jax.Array], window: Window, axis: int) -> jax.A
     """`spread` along one axis (counted from the right), by phases."""
     w = window
     axis = pieces[0].ndim + axis
-    shape = list(pieces[0].shape)
     zero = arguments.zero(pieces[0].dtype)
 
-    def padded(x, low, high, interior=0):
+    def padded(x, low, high):
         config = [(0, 0, 0)] * x.ndim
-        config[axis] = (low, high, interior)
+        config[axis] = (low, high, 0)
         return lax.pad(x, zero, config)
 
     shifts = (w.extent - 1) // w.stride  # the largest m
-    length = w.output + shifts
     phases: list[jax.Array | None] = [None] * w.stride
     for k, y in enumerate(pieces):
         m, a = divmod(w.dilation * k, w.stride)
@@ -265,13 +263,80 @@ def _spread_one(pieces: Sequence[jax.Array], window: Window, axis: int) -> jax.A
         before = phases[a]
         phases[a] = shifted if before is None else before + shifted
     empty = jnp.zeros_like(next(p for p in phases if p is not None))
-    dense = [empty if p is None else p for p in phases]
-    shape[axis] = length * w.stride
-    x = jnp.stack(dense, axis + 1).reshape(shape) if w.stride > 1 else dense[0]
-    x = padded(x, -w.low, w.low + w.dilated - shape[axis])
-    if w.input_dilation > 1:
-        x = lax.slice_in_dim(x, 0, None, w.input_dilation, axis)
-    return x
+    x = _interleave([empty if p is None else p for p in phases], axis)
+    x = padded(x, -w.low, w.low + w.dilated - x.shape[axis])
+    return lax.slice_in_dim(x, 0, None, w.input_dilation, axis)
+
+
+def _interleave(phases: Sequence[jax.Array], axis: int) -> jax.Array:
+    """Entry i of phase a becomes entry s·i + a along the axis."""
+    if len(phases) == 1:
+        return phases[0]
+    shape = list(phases[0].shape)
+    shape[axis] *= len(phases)
+    return jnp.stack(phases, axis + 1).reshape(shape)
+
+
+def spread_views(
+    term: Callable[..., jax.Array], array: jax.Array, windows: Windows
+) -> jax.Array:
+    """`spread` of pieces that are all made of one array, pixel by pixel.
+
+    The array is padded once and shifted before the terms are made, so that each phase
+    is one sum in one pass, where `spread` would shift every piece.
+
+    Args:
+      term: maps a place (k, l, ...) and some of the array's pixels to what those hold
+        for theirs at that place; zeros become zeros.
+      array: [..., P, Q, C].
+      windows: one for each spatial dimension.
+
+    Returns:
+      An image [..., H, W, C].
+    """
+    reaches = [(w.extent - 1) // w.stride for w in windows]  # the largest m
+    # The pixels of a phase: i from ⌊b/s⌋ on.
+    firsts = [w.low // w.stride for w in windows]
+    counts = [
+        (w.low + w.dilated - 1) // w.stride - first + 1
+        for w, first in zip(windows, firsts, strict=True)
+    ]
+    config = [
+        (reach - first, first + count - w.output, 0)
+        for w, reach, first, count in zip(windows, reaches, firsts, counts, strict=True)
+    ]
+    zero = arguments.zero(array.dtype)
+    padded = lax.pad(array, zero, _on_spatial(array, config, other=(0, 0, 0)))
+    padded = lax.optimization_barrier(padded)
+    axes = range(array.ndim - 1 - len(windows), array.ndim - 1)
+    phases: dict[tuple[int, ...], jax.Array] = {}
+    for place in places(windows):
+        shifted, phase = padded, []
+        for k, w, axis, reach, n in zip(
+            place, windows, axes, reaches, counts, strict=True
+        ):
+            m, a = divmod(w.dilation * k, w.stride)
+            shifted = lax.slice_in_dim(shifted, reach - m, reach - m + n, axis=axis)
+            phase.append(a)
+        piece, key = term(place, shifted), tuple(phase)
+        phases[key] = phases[key] + piece if key in phases else piece
+    empty = jnp.zeros_like(next(iter(phases.values())))
+
+    def along(dimension: int, phase: tuple[int, ...]) -> jax.Array:
+        if dimension == len(windows):
+            return phases.get(phase, empty)
+        w, axis = windows[dimension], axes[dimension]
+        parts = [along(dimension + 1, (*phase, a)) for a in range(w.stride)]
+        start = w.low % w.stride
+        return lax.slice_in_dim(
+            _interleave(parts, axis),
+            start,
+            start + w.dilated,
+            w.input_dilation,
+            axis,
+        )
+
+    return along(0, ())
 
 
 def count(windows: Windows) -> np.ndarray:

@@ -13,6 +13,7 @@ The padded image is made once, behind a barrier: fused into the sum it would be 
 anew for every place. Source: FORMULAS B3.
 """
 
+import dataclasses
 import functools
 import math
 
@@ -25,6 +26,8 @@ from handgrad.convolution.spec import ConvSpec
 
 # Each place is a term of its own to compile: 8×8 is where that stops being few.
 _MOST_PLACES = 64
+# Errors of a block of rows: they and the pixels under them fit the cache of a core.
+_BLOCK = 2**18
 
 
 def unsuitable(spec: ConvSpec) -> str | None:
@@ -48,6 +51,15 @@ def forward(x: jax.Array, kernel: jax.Array, spec: ConvSpec) -> jax.Array:
 
 def input_gradient(dy: jax.Array, kernel: jax.Array, spec: ConvSpec) -> jax.Array:
     """dx = Σ_kl dy · kernel[k,l]ᵀ: [n p q g o] [c g o] -> [n p q g c] a place."""
+    if _is_depthwise(kernel.shape[-2:], spec):
+        wide = arguments.accumulator(dy.dtype)
+        channels = (1,) * (dy.ndim - 1) + (-1,)
+
+        def term(place, errors):
+            factors = kernel[place].astype(wide).reshape(channels)
+            return errors.astype(wide) * factors
+
+        return windows.spread_views(term, dy, spec.windows).astype(dy.dtype)
     errors = _split(dy, spec)
     where = (*range(errors.ndim - 2), None, -1)
     where = sharding.rearranged(spec.x_sharding, where)
@@ -61,8 +73,8 @@ def input_gradient(dy: jax.Array, kernel: jax.Array, spec: ConvSpec) -> jax.Arra
 def kernel_gradient(x: jax.Array, dy: jax.Array, spec: ConvSpec) -> jax.Array:
     """dkernel[k,l] = x[k,l]ᵀ dy: [n p q g c] [n p q g o] -> [c g o] a place."""
     errors = _split(dy, spec)
-    if _is_depthwise(x.shape[-1], dy.shape[-1], spec):
-        places = _sums_of_products(x, errors, spec)
+    if _is_depthwise((x.shape[-1] // spec.feature_group_count, dy.shape[-1]), spec):
+        places = _sums_of_products(x, dy, spec)
     else:
         # Each example's product first and their sum after: two short sums round less
         # than one over all pixels of the batch.
@@ -76,29 +88,66 @@ def kernel_gradient(x: jax.Array, dy: jax.Array, spec: ConvSpec) -> jax.Array:
     return sharding.split(dkernel, 0, tuple(w.size for w in spec.windows))
 
 
-def _is_depthwise(inputs: int, outputs: int, spec: ConvSpec) -> bool:
-    return inputs == outputs == spec.feature_group_count
+def _is_depthwise(channels: tuple[int, ...], spec: ConvSpec) -> bool:
+    """Whether each group has one input and one output: kernels [..., 1, G]."""
+    return channels == (1, spec.feature_group_count)
 
 
-def _sums_of_products(x, errors, spec: ConvSpec) -> list[jax.Array]:
+def _sums_of_products(x, dy, spec: ConvSpec) -> list[jax.Array]:
     """Depthwise: Σ_npq x[k,l] ⊙ dy for all places in one pass over both arrays.
 
-    One `lax.reduce` with an operand a place; the rows are summed first and the columns
-    after, so that the inner loop is a whole row of pixels and channels long.
+    A block of rows after the other, small enough to stay in the cache, goes through all
+    places. Within the block the rows are summed; columns and examples come last, so
+    that the inner loop is a whole row of pixels and channels long, and examples that
+    several devices share are summed over them once.
     """
     wide = arguments.accumulator(x.dtype)
-    products = tuple(
-        view.astype(wide) * errors.astype(wide) for _, view in _views(x, spec)
+    n, *pixels, channels = dy.shape
+    if not pixels:
+        return [jnp.sum(x.astype(wide) * dy.astype(wide), axis=0)[None, None]]
+    where = sharding.of(dy)
+    at_once = max(_BLOCK * pixels[0] // max(dy.size, 1), 1)
+    steps = -(-pixels[0] // at_once)
+    if where is not None and where.spec[1] is not None:
+        steps = 1  # rows that an explicit mesh splits stay where they are
+    rows = -(-pixels[0] // max(steps, 1))
+    image = windows.pad(x, spec.windows)
+    first = spec.windows[0]
+    block = tuple(
+        windows.Window(w.covered, w.size, w.stride, dilation=w.dilation)
+        for w in spec.windows
     )
-    zeros = (arguments.zero(wide),) * len(products)
-    columns = max(errors.ndim - 3, 1)  # the last spatial axis, if there is one
-    rows = lax.reduce(
-        products,
-        zeros,
-        lambda a, b: tuple(p + q for p, q in zip(a, b, strict=True)),
-        tuple(range(columns)),
-    )
-    return [jnp.sum(row, axis=range(row.ndim - 2))[None] for row in rows]
+    if steps > 1:
+        more = steps * rows - pixels[0]
+        image, dy = _longer(image, more * first.stride), _longer(dy, more)
+        reach = (rows - 1) * first.stride + first.extent
+        block = (dataclasses.replace(block[0], input=reach), *block[1:])
+    image, dy = lax.optimization_barrier((image, dy))
+
+    def step(i: jax.Array | int, sums: tuple[jax.Array, ...]) -> tuple[jax.Array, ...]:
+        errors, seen = dy, image
+        if steps > 1:
+            start = i * rows
+            errors = lax.dynamic_slice_in_dim(dy, start, rows, axis=1)
+            seen = lax.dynamic_slice_in_dim(image, start * first.stride, reach, axis=1)
+        errors = errors.astype(wide)
+        views = (windows.view(seen, k, block) for k in windows.places(block))
+        return tuple(
+            total + jnp.sum(view.astype(wide) * errors, axis=1)
+            for total, view in zip(sums, views, strict=True)
+        )
+
+    where = sharding.rearranged(where, (0, *range(2, dy.ndim)))
+    zeros = sharding.zeros((n, *pixels[1:], channels), wide, where, like=(x, dy))
+    sums = (zeros,) * math.prod(w.size for w in spec.windows)
+    sums = lax.fori_loop(0, steps, step, sums) if steps > 1 else step(0, sums)
+    return [jnp.sum(total, axis=range(total.ndim - 1))[None, None] for total in sums]
+
+
+def _longer(x: jax.Array, rows: int) -> jax.Array:
+    """x with more rows of zeros."""
+    config = [(0, 0, 0), (0, rows, 0), *[(0, 0, 0)] * (x.ndim - 2)]
+    return lax.pad(x, arguments.zero(x.dtype), config)
 
 
 def _views(x: jax.Array, spec: ConvSpec):
