@@ -13,7 +13,9 @@ import dataclasses
 import math
 from collections.abc import Callable, Iterator
 
-from handgrad.convolution import taps, transposed, tuned
+import numpy as np
+
+from handgrad.convolution import phases, taps, transposed, tuned, winograd
 from handgrad.convolution.spec import ConvFormulas, ConvSpec
 from handgrad.rules import RULES
 
@@ -67,6 +69,48 @@ class Geometry:
         return transposed.unsuitable(self.spec) is None
 
     @property
+    def dimensions(self) -> int:
+        """Spatial dimensions."""
+        return len(self.spec.windows)
+
+    @property
+    def least(self) -> int:
+        """The fewer of inputs and outputs."""
+        return min(self.inputs, self.outputs)
+
+    @property
+    def most(self) -> int:
+        """The more of inputs and outputs."""
+        return max(self.inputs, self.outputs)
+
+    @property
+    def pixels(self) -> int:
+        """Pixels of y in one example, P·Q."""
+        return math.prod(w.output for w in self.spec.windows)
+
+    @property
+    def strided(self) -> bool:
+        """Whether one group is seen in strides, and no zero is inserted beforehand."""
+        strides = any(w.stride > 1 for w in self.spec.windows)
+        return strides and self.groups == 1 and phases.unsuitable(self.spec) is None
+
+    @property
+    def disjoint(self) -> bool:
+        """Whether the windows are the tiles of a strided image."""
+        return self.strided and all(w.stride == w.size for w in self.spec.windows)
+
+    @property
+    def column(self) -> bool:
+        """Whether the kernel has one place along the last dimension."""
+        return self.dimensions > 1 and self.spec.windows[-1].size == 1
+
+    @property
+    def three_by_three(self) -> bool:
+        """Whether it is Winograd's 3×3, in float32."""
+        suitable = winograd.F4.unsuitable(self.spec) is None
+        return suitable and self.dimensions == 2 and self.spec.dtype == np.float32
+
+    @property
     def few_places(self) -> bool:
         """Whether `taps` writes the kernel out place by place."""
         return taps.unsuitable(self.spec) is None
@@ -86,31 +130,54 @@ class Line:
 TABLE = (
     Line(
         lambda g: g.dilated_image and g.groups == 1,
-        "a transposed convolution: no product with an inserted zero is left",
+        "a transposed convolution: no product with an inserted zero is left; kernel "
+        "gradient 13 to 37",
         input_gradient="transposed",
         kernel_gradient="transposed",
     ),
     Line(
         lambda g: g.depthwise and g.few_places,
-        "depthwise: forward 8 to 25, input gradient 4 to 200, kernel gradient 3 to 27",
+        "depthwise: forward 12 to 36, input gradient 13 to 390, kernel gradient 8 to "
+        "32; 5×5/2 on few pixels 2",
         forward="taps",
         input_gradient="taps",
         kernel_gradient="taps",
     ),
     Line(
-        lambda g: g.groups > 32,
-        "one convolution a group is compiled as often; one product over all is not",
-        kernel_gradient="gemm",
+        lambda g: g.groups > 1 and g.inputs == 1 and g.few_places and g.places > 1,
+        "depthwise with a multiplier: forward 7.6",
+        forward="taps",
+    ),
+    Line(
+        lambda g: g.groups > 1 and g.places > 1,
+        "32 groups of 4 channels: forward 1.4, input gradient 1.5, kernel gradient "
+        "400; 2 groups of 48: 1.8, 2.2, 14",
+        forward="grouped",
+        input_gradient="grouped",
+        kernel_gradient="grouped",
+    ),
+    Line(
+        lambda g: g.groups > 1,
+        "1×1 in 4 groups: 10, one convolution a group",
+        kernel_gradient="grouped",
+    ),
+    Line(
+        lambda g: g.dimensions > 2 and g.groups == 1,
+        "XLA's engine does images only: forward 4 to 6, input gradient 9 to 290, "
+        "kernel gradient 5 to 6",
+        forward="slices",
+        input_gradient="slices",
+        kernel_gradient="slices",
     ),
     Line(
         lambda g: g.groups == 1 and g.inputs == 1 and g.outputs <= 16 and g.few_places,
-        "5×5 on 1 channel to 6: forward 7, input gradient 4",
+        "5×5 on 1 channel to 6: forward 9, input gradient 9",
         forward="taps",
         input_gradient="taps",
     ),
     Line(
-        lambda g: g.groups == 1 and g.inputs == 1 and g.outputs <= 32 and g.few_places,
-        "3×3 and 5×5 on 1 channel to 32: 1.9 and 2.6",
+        lambda g: g.groups == 1 and g.inputs == 1 and g.outputs <= 64,
+        "3×3 on 1 channel to 32: 1.3; 9×9 on 1 to 64: 2.3",
         input_gradient="gemm",
     ),
     Line(
@@ -125,8 +192,54 @@ TABLE = (
         input_gradient="taps",
     ),
     Line(
+        lambda g: g.strided and g.inputs <= 4 and (g.places > 16 or g.disjoint),
+        "few channels under a large strided kernel, no product with an inserted zero: "
+        "16×16/16 17, 7×7/2 2.5, 11×11/4 2.1, 4×4/4 1.6; 3×3/2 and 4×4/2 not faster",
+        input_gradient="phases",
+    ),
+    Line(
+        lambda g: g.strided and g.inputs <= 4 and g.outputs <= 32 and g.places <= 9,
+        "3×3/2 on 3 channels to 32: 1.9",
+        forward="phases",
+    ),
+    Line(
+        lambda g: g.disjoint and g.inputs >= 64,
+        "windows that share no pixel: their patches are no copy; 2×2/2 2.2",
+        kernel_gradient="gemm",
+    ),
+    Line(
+        lambda g: g.three_by_three and g.least >= 48 and g.most <= 192,
+        "3×3 on 48 to 128 channels, 14 to 112 px: forward and input gradient 1.3 to "
+        "1.8, kernel gradient 1.2 to 2; error 1 to 3 times autodiff's",
+        forward="winograd",
+        input_gradient="winograd",
+        kernel_gradient="winograd",
+    ),
+    Line(
+        lambda g: g.three_by_three and g.least >= 192 and g.most <= 384,
+        "3×3 on 256 to 384 channels, 13 to 28 px: 1.4 to 2.4, error 1 to 3 times "
+        "autodiff's",
+        kernel_gradient="winograd",
+    ),
+    Line(
+        lambda g: g.three_by_three and g.least >= 192 and g.pixels >= 100,
+        "3×3 on 512 channels, 14 px: 1.4; 7 px not faster",
+        kernel_gradient="winograd_2x2",
+    ),
+    Line(
+        lambda g: g.three_by_three and g.least >= 192,
+        "3×3 on 256 to 512 channels, 7 to 28 px: 1.2 to 2, no less exact",
+        forward="winograd_2x2",
+        input_gradient="winograd_2x2",
+    ),
+    Line(
+        lambda g: g.groups == 1 and g.places > 1 and g.column,
+        "7×1 on 128 channels: 3, one matrix product a place",
+        kernel_gradient="taps",
+    ),
+    Line(
         lambda g: g.groups == 1 and g.places == 1,
-        "1×1, stride 1 and 2: 2 to 3, one matrix product in place of a convolution",
+        "1×1, stride 1 and 2: 2.7 to 5, one matrix product in place of a convolution",
         kernel_gradient="taps",
     ),
     Line(
@@ -147,7 +260,10 @@ def by_table(geometry: Geometry, platform: str) -> dict[str, tuple[str, str]]:
         direction: next(
             (name, line.because)
             for line in TABLE
-            if (name := getattr(line, direction)) and line.knows(geometry)
+            if (name := getattr(line, direction))
+            and line.knows(geometry)
+            # An explicit mesh may be beyond it.
+            and not RULES["conv"].formulas[name].unsuitable(geometry.spec)
         )
         for direction in DIRECTIONS
     }

@@ -17,7 +17,6 @@ With s − 1 zeros between the errors, and d(K−1) − b zeros around them, thi
 convolution with the kernel turned by 180°, inputs and outputs exchanged. For stride 1
 and no padding: δ_prev = conv(pad(δ, K−1), rot180(K)), the *full* convolution.
 
-Each group of channels is a convolution of its own (FORMULAS B4).
 Source: the article, section "卷积层" (convolution layers); FORMULAS A3 and B1.
 """
 
@@ -28,9 +27,6 @@ from jax import lax
 from handgrad import arguments
 from handgrad.convolution.spec import ConvSpec
 
-# On CPU one convolution a group is up to 300 times faster than one with all groups, but
-# each is compiled for itself.
-_MOST_UNROLLED = 32
 _LETTERS = "HWDT"  # spatial dimensions, as `dimension_numbers` wants them named
 
 
@@ -112,18 +108,10 @@ def _exchange_channels(kernel: jax.Array, spec: ConvSpec) -> jax.Array:
 
 
 def kernel_gradient(x: jax.Array, dy: jax.Array, spec: ConvSpec) -> jax.Array:
-    """dkernel = conv(x, dy): [n h w c] [n p q o] -> [k l c/g o]."""
-    groups = spec.feature_group_count
-    if groups == 1 or groups > _MOST_UNROLLED:
-        return _correlate(x, dy, spec, batch_group_count=groups)
-    pairs = zip(jnp.split(x, groups, -1), jnp.split(dy, groups, -1), strict=True)
-    return jnp.concatenate([_correlate(*pair, spec) for pair in pairs], -1)
+    """dkernel = conv(x, dy): [n h w c] [n p q o] -> [k l c/g o].
 
-
-def _correlate(
-    x: jax.Array, dy: jax.Array, spec: ConvSpec, batch_group_count: int = 1
-) -> jax.Array:
-    """conv(X, δ) with the channels as examples and the examples as channels."""
+    The channels act as examples and the examples as channels.
+    """
     return _convolve(
         x,
         dy,
@@ -136,7 +124,7 @@ def _correlate(
             _layout(spec, "I", "O"),
             _layout(spec, "", "NC"),
         ),
-        batch_group_count=batch_group_count,
+        batch_group_count=spec.feature_group_count,
         precision=spec.precision,
         out_sharding=spec.kernel_sharding,
     )

@@ -33,8 +33,10 @@ from handgrad import bias as _bias
 from handgrad.convolution import (
     choose,
     gemm,
+    grouped,
     phases,
     rot180,
+    slices,
     taps,
     transposed,
     winograd,
@@ -48,6 +50,8 @@ FORMULAS: dict[str, ModuleType | winograd.Winograd] = {
     "taps": taps,
     "phases": phases,
     "transposed": transposed,
+    "grouped": grouped,
+    "slices": slices,
     "winograd": winograd.F4,
     "winograd_2x2": winograd.F2,
 }

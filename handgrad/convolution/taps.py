@@ -41,6 +41,13 @@ def unsuitable(spec: ConvSpec) -> str | None:
 def forward(x: jax.Array, kernel: jax.Array, spec: ConvSpec) -> jax.Array:
     """y = Σ_kl x[k,l] · kernel[k,l]: [n p q g c] [c g o] -> [n p q g o] a place."""
     dtype = spec.preferred_element_type or x.dtype
+    if _is_depthwise(kernel.shape[-2:], spec):
+        image = lax.optimization_barrier(windows.pad(x, spec.windows))
+        products = (
+            _times(windows.view(image, place, spec.windows), kernel[place], dtype)
+            for place in windows.places(spec.windows)
+        )
+        return functools.reduce(jnp.add, products).astype(dtype)
     where = sharding.rearranged(spec.y_sharding, (*range(x.ndim - 1), None, -1))
     terms = (
         _product("...gc,cgo->...go", view, kernel[place], spec, where)
@@ -52,12 +59,9 @@ def forward(x: jax.Array, kernel: jax.Array, spec: ConvSpec) -> jax.Array:
 def input_gradient(dy: jax.Array, kernel: jax.Array, spec: ConvSpec) -> jax.Array:
     """dx = Σ_kl dy · kernel[k,l]ᵀ: [n p q g o] [c g o] -> [n p q g c] a place."""
     if _is_depthwise(kernel.shape[-2:], spec):
-        wide = arguments.accumulator(dy.dtype)
-        channels = (1,) * (dy.ndim - 1) + (-1,)
 
         def term(place, errors):
-            factors = kernel[place].astype(wide).reshape(channels)
-            return errors.astype(wide) * factors
+            return _times(errors, kernel[place], dy.dtype)
 
         return windows.spread_views(term, dy, spec.windows).astype(dy.dtype)
     errors = _split(dy, spec)
@@ -91,6 +95,12 @@ def kernel_gradient(x: jax.Array, dy: jax.Array, spec: ConvSpec) -> jax.Array:
 def _is_depthwise(channels: tuple[int, ...], spec: ConvSpec) -> bool:
     """Whether each group has one input and one output: kernels [..., 1, G]."""
     return channels == (1, spec.feature_group_count)
+
+
+def _times(x: jax.Array, factors: jax.Array, dtype) -> jax.Array:
+    """Depthwise: each channel times its own factor, in at least float32."""
+    wide = arguments.accumulator(dtype)
+    return x.astype(wide) * factors.astype(wide).reshape((1,) * (x.ndim - 1) + (-1,))
 
 
 def _sums_of_products(x, dy, spec: ConvSpec) -> list[jax.Array]:
@@ -176,12 +186,10 @@ def _merge(x: jax.Array) -> jax.Array:
 
 
 def _product(equation: str, a, b, spec: ConvSpec, out_sharding=None) -> jax.Array:
-    """One product in at least float32; elementwise where each group has one channel."""
+    """One product in at least float32."""
     if b.ndim == 2:  # a kernel's place [c/g o] -> [c/g g o/g]
         b = _split(b, spec)
     dtype = arguments.accumulator(spec.preferred_element_type or a.dtype)
-    if a.shape[-1] == 1 and b.ndim == 3 and b.shape[0] == b.shape[-1] == 1:
-        return a.astype(dtype) * b.astype(dtype).reshape((1,) * (a.ndim - 2) + (-1, 1))
     return jnp.einsum(
         equation,
         a,
