@@ -140,8 +140,26 @@ def test_flax_takes_it_as_its_hook(padding):
     ("x", "kernel", "groups", "expected"),
     [
         ((8, 8, 4), (3, 3, 1, 4), 4, ("taps", "taps", "taps")),
-        ((8, 8, 64), (3, 3, 1, 128), 64, ("rot180", "rot180", "gemm")),
-        ((8, 8, 8), (3, 3, 4, 8), 2, ("rot180", "rot180", "rot180")),
+        ((8, 8, 64), (3, 3, 1, 128), 64, ("taps", "grouped", "grouped")),
+        ((8, 8, 8), (3, 3, 4, 8), 2, ("grouped", "grouped", "grouped")),
+        ((8, 8, 8), (1, 1, 4, 8), 2, ("rot180", "rot180", "grouped")),
+        ((4, 5, 4, 8), (3, 3, 3, 8, 4), 1, ("slices", "slices", "slices")),
+        ((6, 6, 48), (3, 3, 48, 64), 1, ("winograd",) * 3),
+        (
+            (6, 6, 192),
+            (3, 3, 192, 192),
+            1,
+            ("winograd", "winograd", "winograd"),
+        ),
+        (
+            (6, 6, 256),
+            (3, 3, 256, 192),
+            1,
+            ("winograd_2x2", "winograd_2x2", "winograd"),
+        ),
+        ((10, 10, 400), (3, 3, 400, 200), 1, ("winograd_2x2",) * 3),
+        ((6, 6, 16), (3, 3, 16, 1), 1, ("rot180", "rot180", "transposed")),
+        ((6, 6, 16), (5, 1, 16, 16), 1, ("rot180", "rot180", "taps")),
         ((8, 8, 1), (5, 5, 1, 6), 1, ("taps", "taps", "rot180")),
         ((8, 8, 1), (3, 3, 1, 32), 1, ("rot180", "gemm", "rot180")),
         ((8, 8, 3), (7, 7, 3, 16), 1, ("rot180", "taps", "rot180")),
@@ -176,6 +194,25 @@ def test_every_line_of_the_choice(monkeypatch, x, kernel, groups, expected):
     for a, b in zip(grad(None), grad("autodiff"), strict=True):
         np.testing.assert_allclose(a, b, rtol=1e-3, atol=1e-3 * float(jnp.abs(b).max()))
     assert dict(chosen[0])["cpu"] == ConvFormulas(*expected)
+
+
+@pytest.mark.parametrize(
+    ("x", "kernel", "stride", "expected"),
+    [
+        ((8, 8, 3), (4, 4, 3, 48), 4, ("rot180", "phases", "rot180")),
+        ((8, 8, 3), (7, 7, 3, 64), 2, ("rot180", "phases", "rot180")),
+        ((8, 8, 3), (3, 3, 3, 32), 2, ("phases", "rot180", "rot180")),
+        ((4, 4, 64), (2, 2, 64, 48), 2, ("rot180", "rot180", "gemm")),
+        ((8, 8, 64), (3, 3, 64, 64), 2, ("rot180", "rot180", "rot180")),
+    ],
+)
+def test_the_choice_of_a_strided_convolution(x, kernel, stride, expected):
+    numbers = ("NHWC", "HWIO", "NHWC")
+    strides = (stride, stride)
+    chosen = handgrad.explain_choice(
+        (2, *x), kernel, strides, "SAME", dimension_numbers=numbers, platform="cpu"
+    )
+    assert chosen.formulas == ConvFormulas(*expected)
 
 
 def test_choice_waits_for_the_platform():

@@ -246,13 +246,17 @@ def test_conv_transpose(drawn, dtype):
 def test_scale_does_not_matter(formula, scales):
     """Powers of two pass through all three directions without a rounding."""
     random = np.random.default_rng(0)
-    dilation = 2 if formula == "transposed" else 1
+    groups, inputs, outputs = (3, 1, 6) if formula == "grouped" else (1, 3, 4)
     conv = functools.partial(
-        handgrad.conv, padding=1, input_dilation=dilation, implementation=formula
+        handgrad.conv,
+        padding=1,
+        input_dilation=2 if formula == "transposed" else 1,
+        feature_group_count=groups,
+        implementation=formula,
     )
     run = jax.jit(functools.partial(outcome, conv))
     x = random.standard_normal((2, 5, 5, 3)).astype(np.float32)
-    kernel = random.standard_normal((3, 3, 3, 4)).astype(np.float32)
+    kernel = random.standard_normal((3, 3, inputs, outputs)).astype(np.float32)
     dy = random.standard_normal(jax.eval_shape(conv, x, kernel).shape)
     dy = dy.astype(np.float32)
     powers = [np.float32(2.0 ** round(math.log2(scale))) for scale in scales]
@@ -267,6 +271,7 @@ def test_scale_does_not_matter(formula, scales):
 # By how many pixels a formula may spread what is not finite beyond the windows that
 # see it. Winograd's tiles mix their m + 2 pixels; phases fill the kernel up with zeros
 # to whole strides, and zero times infinity is NaN; so does transposed, which uses them.
+# In the same way groups that were merged spread it over their channels.
 SPREAD = {"winograd": 3, "winograd_2x2": 1, "phases": 1, "transposed": 1}
 
 
@@ -281,14 +286,17 @@ def test_what_is_not_finite_is_never_lost(formula, where, value):
         options["strides"] = 2
     if formula == "transposed":
         options["input_dilation"] = 2
+    inputs = 2
+    if formula == "grouped":
+        options["feature_group_count"], inputs = 2, 1
     conv = functools.partial(handgrad.conv, **options)
     arrays = [
         random.standard_normal((1, 9, 9, 2)),
-        random.standard_normal((3, 3, 2, 3)),
+        random.standard_normal((3, 3, inputs, 4)),
     ]
     arrays.append(random.standard_normal(jax.eval_shape(conv, *arrays).shape))
     arrays = [a.astype(np.float32) for a in arrays]
-    place = (0, 4, 4, 1) if where != 1 else (0, 2, 1, 1)
+    place = (0, 4, 4, 1) if where != 1 else (0, 2, inputs - 1, 1)
     ones = [np.ones_like(a) for a in arrays]
     ones[where][...] = 0
     ones[where][place] = 1
@@ -306,7 +314,8 @@ def test_what_is_not_finite_is_never_lost(formula, where, value):
         # kernel's gradient is the sum over all tiles.
         if where != 1 and i != 2:
             reach = SPREAD.get(formula, 0)
-            window = (1, 2 * reach + 1, 2 * reach + 1, 1)
+            channels = 7 if formula == "grouped" else 1
+            window = (1, 2 * reach + 1, 2 * reach + 1, channels)
             near = lax.reduce_window(
                 seen, False, lax.bitwise_or, window, (1, 1, 1, 1), "SAME"
             )

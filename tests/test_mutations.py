@@ -6,7 +6,16 @@ import numpy as np
 import pytest
 
 from handgrad import _dense, activation, cases, loss, measure, windows
-from handgrad.convolution import gemm, phases, rot180, taps, transposed, winograd
+from handgrad.convolution import (
+    gemm,
+    grouped,
+    phases,
+    rot180,
+    slices,
+    taps,
+    transposed,
+    winograd,
+)
 from handgrad.pooling import average
 from handgrad.pooling import max as maximum
 
@@ -35,9 +44,9 @@ def shift_padding(monkeypatch):
 
 
 def shift_kernel_gradient(monkeypatch):
-    right = rot180._correlate
-    wrong = lambda *args, **options: jnp.roll(right(*args, **options), 1, axis=0)
-    monkeypatch.setattr(rot180, "_correlate", wrong)
+    right = rot180.kernel_gradient
+    wrong = lambda *args: jnp.roll(right(*args), 1, axis=0)
+    monkeypatch.setattr(rot180, "kernel_gradient", wrong)
 
 
 def drop_a_term(monkeypatch):
@@ -106,6 +115,23 @@ def transpose_the_patches(monkeypatch):
     )
 
 
+def drop_a_view(monkeypatch):
+    right = windows.spread_views
+
+    def wrong(term, array, described):
+        first = (0,) * len(described)
+        dropping = lambda place, some: term(place, some) * (0 if place == first else 1)
+        return right(dropping, array, described)
+
+    monkeypatch.setattr(windows, "spread_views", wrong)
+
+
+def shift_the_rows(monkeypatch):
+    right = taps._longer
+    monkeypatch.setattr(taps, "_longer", lambda x, n: jnp.roll(right(x, n), 1, 1))
+    monkeypatch.setattr(taps, "_BLOCK", 1)  # several blocks of rows
+
+
 def reverse_the_views(monkeypatch):
     right = taps._views
 
@@ -132,6 +158,28 @@ def forget_to_turn(monkeypatch):
     monkeypatch.setattr(transposed, "turned", wrong)
 
 
+def exchange_groups(monkeypatch):
+    right = grouped._block_diagonal
+    wrong = lambda *args: [jnp.roll(kernel, 1, -1) for kernel in right(*args)]
+    monkeypatch.setattr(grouped, "_block_diagonal", wrong)
+
+
+def take_another_diagonal(monkeypatch):
+    right = grouped._diagonal
+    wrong = lambda dkernel, merged: right(jnp.roll(dkernel, 1, -1), merged)
+    monkeypatch.setattr(grouped, "_diagonal", wrong)
+
+
+def reverse_the_frames(monkeypatch):
+    right = slices._frames
+
+    def wrong(x, spec):
+        places, frames = zip(*right(x, spec), strict=True)
+        return zip(places, frames[::-1], strict=True)
+
+    monkeypatch.setattr(slices, "_frames", wrong)
+
+
 def misplace_a_point(monkeypatch):
     right = winograd.matrices
 
@@ -151,6 +199,11 @@ MUTATIONS = [
     (transpose_the_patches, "conv", "gemm", CONV),
     (drop_a_term, "conv", "taps", CONV),
     (reverse_the_views, "conv", "taps", ["depthwise"]),
+    (drop_a_view, "conv", "taps", ["depthwise, one filter"]),
+    (shift_the_rows, "conv", "taps", ["depthwise, one filter"]),
+    (exchange_groups, "conv", "grouped", ["grouped"]),
+    (take_another_diagonal, "conv", "grouped", ["grouped"]),
+    (reverse_the_frames, "conv", "slices", ["3-D"]),
     (misplace_a_phase, "conv", "phases", CONV),
     (forget_to_turn, "conv", "transposed", ["dilated input"]),
     (misplace_a_point, "conv", "winograd", ["asymmetric padding"]),

@@ -196,7 +196,18 @@ def test_mesh(formula, case, axis_type):
         assert cotangent.sharding.is_equivalent_to(wanted, cotangent.ndim), name
 
 
-@pytest.mark.parametrize("formula", [None, *handgrad.RULES["conv"].formulas])
+def test_groups_are_not_split_over_devices():
+    devices = mesh(AxisType.Explicit)
+    with jax.set_mesh(devices):
+        x = jax.device_put(jnp.ones((2, 6, 6, 4)), NamedSharding(devices, P()))
+        kernel = jnp.ones((3, 3, 2, 4), out_sharding=P(None, None, None, "data"))
+        with pytest.raises(ValueError, match="'grouped' does no channels that"):
+            handgrad.conv(x, kernel, feature_group_count=2, implementation="grouped")
+
+
+@pytest.mark.parametrize(
+    "formula", [None, *(f for f in handgrad.RULES["conv"].formulas if f != "grouped")]
+)
 def test_output_channels_sharded_explicitly(formula):
     """The kernel split over its output channels: dx sums over the devices."""
     options = {"input_dilation": 2 if formula == "transposed" else 1}

@@ -312,13 +312,15 @@ def conv(
       precision: as in `jax.lax.conv_general_dilated`.
       preferred_element_type: dtype of the result, as in
         `jax.lax.conv_general_dilated`.
-      implementation: `None` for the best formulas, "autodiff" for JAX's own gradient,
-        "rot180", "gemm" or "taps" for one formula in all directions, or a
-        `ConvFormulas`.
+      implementation: `None` for the best formulas, which `explain_choice` tells;
+        "autodiff" for JAX's own gradient; one of "rot180", "gemm", "taps", "phases",
+        "transposed", "grouped", "slices", "winograd" and "winograd_2x2" for one formula
+        in all directions; or a `ConvFormulas`.
 
     Returns:
       Image [N, P, Q, O], or [P, Q, O]; P = ⌊(e(H−1)+1 + low + high − Kd) / s⌋ + 1 with
-      Kd = d(K−1)+1.
+      Kd = d(K−1)+1. What is not finite in x, kernel or dy never gets lost, but may
+      spread: "winograd" over its tile, "grouped" over merged groups.
 
     Raises:
       ValueError: the shapes or numbers do not fit, the kernel is larger than the padded

@@ -72,14 +72,17 @@ def _is_volume(one: ConvSpec) -> bool:
 
 def _slice(spec: ConvSpec) -> ConvSpec:
     """The convolution of one slice."""
-    rest = (0, *range(2, len(spec.windows) + 2))
+    axes = tuple(range(len(spec.windows) + 2))
+    without_first = (0, *axes[2:])
     return dataclasses.replace(
         spec,
         windows=spec.windows[1:],
         preferred_element_type=None,
-        x_sharding=sharding.rearranged(spec.x_sharding, rest),
-        y_sharding=sharding.rearranged(spec.y_sharding, rest),
-        kernel_sharding=sharding.rearranged(spec.kernel_sharding, rest[1:]),
+        x_sharding=sharding.rearranged(spec.x_sharding, without_first),
+        y_sharding=sharding.rearranged(spec.y_sharding, without_first),
+        kernel_sharding=sharding.rearranged(
+            spec.kernel_sharding, tuple(range(1, n + 2))
+        ),
     )
 
 

@@ -151,7 +151,8 @@ def _sums_of_products(x, dy, spec: ConvSpec) -> list[jax.Array]:
     zeros = sharding.zeros((n, *pixels[1:], channels), wide, where, like=(x, dy))
     sums = (zeros,) * math.prod(w.size for w in spec.windows)
     sums = lax.fori_loop(0, steps, step, sums) if steps > 1 else step(0, sums)
-    return [jnp.sum(total, axis=range(total.ndim - 1))[None, None] for total in sums]
+    totals = jnp.sum(jnp.stack(sums), axis=range(1, dy.ndim - 1))
+    return [total[None, None] for total in totals]
 
 
 def _longer(x: jax.Array, rows: int) -> jax.Array:
