@@ -80,9 +80,7 @@ def _slice(spec: ConvSpec) -> ConvSpec:
         preferred_element_type=None,
         x_sharding=sharding.rearranged(spec.x_sharding, without_first),
         y_sharding=sharding.rearranged(spec.y_sharding, without_first),
-        kernel_sharding=sharding.rearranged(
-            spec.kernel_sharding, tuple(range(1, n + 2))
-        ),
+        kernel_sharding=sharding.rearranged(spec.kernel_sharding, axes[1:]),
     )
 
 
