@@ -76,17 +76,18 @@ def elementwise_error(actual: Any, truth: Any) -> tuple[float, tuple[int, ...]]:
     """Returns the largest elementwise error and its index.
 
     Args:
-      actual: array of any real dtype.
-      truth: float64 array of the same shape.
+      actual: array of any real or complex dtype.
+      truth: float64 or complex128 array of the same shape.
     """
-    truth = np.asarray(truth, np.float64)
-    actual = np.asarray(actual).astype(np.float64)
+    wide = np.complex128 if np.iscomplexobj(truth) else np.float64
+    truth = np.asarray(truth, wide)
+    actual = np.asarray(actual).astype(wide)
     if actual.shape != truth.shape:
         raise ValueError(f"shapes differ: {actual.shape} and {truth.shape}")
     if truth.size == 0:
         return 0.0, ()
     finite = np.where(np.isfinite(truth), truth, 0.0)
-    scale = np.maximum(np.abs(finite), np.sqrt(np.mean(np.square(finite))))
+    scale = np.maximum(np.abs(finite), np.sqrt(np.mean(np.square(np.abs(finite)))))
     same = (actual == truth) | (np.isnan(actual) & np.isnan(truth))
     with np.errstate(all="ignore"):
         relative = np.abs(actual - truth) / np.where(scale > 0, scale, 1.0)
