@@ -205,7 +205,11 @@ def other_slopes(subject: Subject) -> dict[str, list[tuple[int, ...]]]:
             continue
         size = max(float(np.abs(right).max(initial=0)), 1e-30)
         different = np.argwhere(np.abs(ours - right) > 1e-6 * size)
-        for place in different if len(different) <= COORDINATES else ():
+        if not 0 < len(different) <= COORDINATES:
+            continue
+        if _off_along_ones(value, point, i, ours):
+            continue
+        for place in different:
             index = tuple(int(k) for k in place)
             v = tuple(np.zeros_like(x) for x in point.floats)
             v[i][index] = 1
@@ -215,6 +219,20 @@ def other_slopes(subject: Subject) -> dict[str, list[tuple[int, ...]]]:
             if slope.kinked and low - margin <= ours[index] <= high + margin:
                 found.setdefault(name, []).append(index)
     return found
+
+
+def _off_along_ones(
+    value: Callable[[Point], float], point: Point, argument: int, ours: np.ndarray
+) -> bool:
+    """Whether the cotangent is wrong where all of an argument moves at once.
+
+    A tie stays a tie then, and a maximum is smooth along that direction.
+    """
+    v = tuple(np.zeros_like(x) for x in point.floats)
+    v[argument][...] = 1
+    slope = directional_slope(value, point, v)
+    limit = 10 * slope.uncertainty + 1e-6 * float(np.sum(np.abs(ours)))
+    return not slope.kinked and abs(float(np.sum(ours)) - slope.central) > limit
 
 
 def find(

@@ -14,17 +14,24 @@ import numpy as np
 
 from handgrad.testing.compare import error_of, widen
 
-EXPLAINS = 0.02  # largest error of an explanation, next to an array that is all wrong
+EXPLAINS = 0.02  # largest error of an explanation
+BETTER = 0.05  # of the unexplained error, at most so much is left
 LARGEST = 2**20  # of a larger array only a part would be tried: it is left unexplained
 
 
 class Known(NamedTuple):
-    """What a missing term can be made of: the arrays of the call."""
+    """What a missing term can be made of: the arrays of the call.
+
+    `again` yields what the array `path` would be for other arguments, and which ones.
+    """
 
     floats: tuple[np.ndarray, ...]
     names: list[str]
     ys: tuple[np.ndarray, ...]
     dys: tuple[np.ndarray, ...]
+    again: Callable[[str, np.ndarray], Iterator[tuple[str, np.ndarray]]] | None = None
+    path: str = ""
+    limit: float = EXPLAINS
 
 
 def explain(wrong: np.ndarray, truth: np.ndarray, known: Known) -> str | None:
@@ -37,6 +44,8 @@ def explain(wrong: np.ndarray, truth: np.ndarray, known: Known) -> str | None:
         return f"{count} of {wrong.size} elements are NaN or infinite"
     if not np.all(np.isfinite(truth)):
         return None
+    limit = min(EXPLAINS, BETTER * error_of(wrong, truth)[0])
+    known = known._replace(limit=limit)
     with np.errstate(all="ignore"):
         for explanation in EXPLANATIONS:
             if hint := explanation(wrong, truth, known):
@@ -44,11 +53,7 @@ def explain(wrong: np.ndarray, truth: np.ndarray, known: Known) -> str | None:
     return None
 
 
-def _fits(candidate: np.ndarray, truth: np.ndarray, limit: float = EXPLAINS) -> bool:
-    return error_of(candidate, truth)[0] < limit
-
-
-def _scaled(candidate: np.ndarray, truth: np.ndarray) -> float | None:
+def _scaled(candidate: np.ndarray, truth: np.ndarray, known: Known) -> float | None:
     """The factor that makes `candidate` the truth, if one does."""
     size = np.sum(np.abs(candidate) ** 2)
     if not size:
@@ -56,13 +61,17 @@ def _scaled(candidate: np.ndarray, truth: np.ndarray) -> float | None:
     factor = np.sum(np.conj(candidate) * truth) / size
     if abs(factor) < 1e-6 or abs(factor.imag) > 1e-3 * abs(factor):
         return None
-    return float(factor.real) if _fits(factor * candidate, truth) else None
+    fits = error_of(factor * candidate, truth)[0] < known.limit
+    return float(factor.real) if fits else None
 
 
 def _number(value: float) -> str:
     """A factor as people write it: 2, 1/9, −1."""
+    if abs(value - 1) < 1e-3:
+        return f"{value:.7g}"
     simple = fractions.Fraction(value).limit_denominator(256)
-    if abs(float(simple) - value) < 1e-3 * abs(value):
+    plain = simple.denominator <= 16 or abs(simple.numerator) == 1
+    if plain and abs(float(simple) - value) < 1e-3 * abs(value):
         return str(simple)
     return f"{value:.4g}"
 
@@ -108,10 +117,8 @@ def _sparse(wrong: np.ndarray, truth: np.ndarray, known: Known) -> str | None:
 
 
 def _factor(wrong: np.ndarray, truth: np.ndarray, known: Known) -> str | None:
-    factor = _scaled(wrong, truth)
+    factor = _scaled(wrong, truth, known)
     if factor is None:
-        return None
-    if abs(factor - 1) < EXPLAINS:
         return None
     if abs(factor + 1) < 1e-3:
         return "its sign is wrong"
@@ -135,7 +142,7 @@ def _flipped(wrong: np.ndarray, truth: np.ndarray, known: Known) -> str | None:
     axes = [a for a, n in enumerate(wrong.shape) if n > 1][:6]
     for count in range(1, len(axes) + 1):
         for some in itertools.combinations(axes, count):
-            if factor := _scaled(np.flip(wrong, some), truth):
+            if factor := _scaled(np.flip(wrong, some), truth, known):
                 plural = "axes" if count > 1 else "axis"
                 which = ", ".join(map(str, some))
                 return f"it is flipped along {plural} {which}{_also(factor)}"
@@ -150,7 +157,7 @@ def _transposed(wrong: np.ndarray, truth: np.ndarray, known: Known) -> str | Non
         moved = wrong.transpose(order)
         if order == identity or moved.shape != truth.shape:
             continue
-        if factor := _scaled(moved, truth):
+        if factor := _scaled(moved, truth, known):
             return f"its axes are transposed: {order}{_also(factor)}"
     for order in itertools.permutations(identity):
         # The right numbers, reshaped in another order of axes.
@@ -158,7 +165,7 @@ def _transposed(wrong: np.ndarray, truth: np.ndarray, known: Known) -> str | Non
         moved = np.argsort(order)
         if order != identity:
             again = wrong.reshape(shape).transpose(moved)
-            if factor := _scaled(again, truth):
+            if factor := _scaled(again, truth, known):
                 return (
                     f"it is reshaped with its axes in the order {order}{_also(factor)}"
                 )
@@ -167,15 +174,24 @@ def _transposed(wrong: np.ndarray, truth: np.ndarray, known: Known) -> str | Non
 
 def _shifted(wrong: np.ndarray, truth: np.ndarray, known: Known) -> str | None:
     """Compared where both arrays have an entry, so that the border may be anything."""
-    for axis, size in enumerate(wrong.shape):
-        for step in (1, -1, 2, -2):
-            if size < abs(step) + 2:
-                continue
-            low, high = max(step, 0), size + min(step, 0)
-            here = np.take(wrong, range(low, high), axis)
-            there = np.take(truth, range(low - step, high - step), axis)
-            if factor := _scaled(here, there):
-                return f"it is shifted by {step} along axis {axis}{_also(factor)}"
+    axes = [a for a, n in enumerate(wrong.shape) if n > 2][:4]
+    for count in (1, 2):
+        for some in itertools.combinations(axes, count):
+            for steps in itertools.product((1, -1, 2, -2), repeat=count):
+                here, there = [slice(None)] * wrong.ndim, [slice(None)] * wrong.ndim
+                for axis, step in zip(some, steps, strict=True):
+                    size = wrong.shape[axis]
+                    here[axis] = slice(max(step, 0), size + min(step, 0))
+                    there[axis] = slice(max(-step, 0), size + min(-step, 0))
+                part = wrong[tuple(here)]
+                if part.size < 3:
+                    continue
+                if factor := _scaled(part, truth[tuple(there)], known):
+                    by, along = (", ".join(map(str, n)) for n in (steps, some))
+                    plural = "axes" if count > 1 else "axis"
+                    return (
+                        f"it is shifted by {by} along {plural} {along}{_also(factor)}"
+                    )
     return None
 
 
@@ -190,14 +206,17 @@ def _permuted(wrong: np.ndarray, truth: np.ndarray, known: Known) -> str | None:
         order = distance.argmin(axis=1)
         if sorted(order) != list(range(size)) or list(order) == list(range(size)):
             continue
-        if _fits(np.take(wrong, np.argsort(order), axis), truth):
+        if _scaled(np.take(wrong, np.argsort(order), axis), truth, known):
             shown = tuple(int(i) for i in order)
+            step = (size - shown[0]) % size
+            if list(np.roll(range(size), step)) == list(shown):
+                return f"it is shifted by {step} in a circle along axis {axis}"
             return f"its entries along axis {axis} are in the order {shown}"
     return None
 
 
 def _conjugated(wrong: np.ndarray, truth: np.ndarray, known: Known) -> str | None:
-    if np.iscomplexobj(truth) and _scaled(np.conj(wrong), truth):
+    if np.iscomplexobj(truth) and _scaled(np.conj(wrong), truth, known):
         return "it is the complex conjugate"
     return None
 
@@ -264,9 +283,9 @@ _FUNCTIONS: dict[str, Callable[[np.ndarray], np.ndarray]] = {
 def _factor_missing(wrong: np.ndarray, truth: np.ndarray, known: Known) -> str | None:
     for name, array in _candidates(known, truth.shape):
         if np.ptp(np.abs(array)) > 1e-6:
-            if factor := _scaled(wrong * array, truth):
+            if factor := _scaled(wrong * array, truth, known):
                 return f"the factor {name} is missing{_also(factor)}"
-            if np.all(array) and (factor := _scaled(wrong / array, truth)):
+            if np.all(array) and (factor := _scaled(wrong / array, truth, known)):
                 return f"the factor {name} is one too many{_also(factor)}"
     return None
 
@@ -288,7 +307,7 @@ def _term_missing(wrong: np.ndarray, truth: np.ndarray, known: Known) -> str | N
             terms += [(name, dy)]
             terms += [(f"{name} · {n}", dy * a) for n, a in terms[:-1]]
     for name, term in terms:
-        if factor := _scaled(term, missing):
+        if factor := _scaled(term, missing, known):
             times = "" if abs(factor - 1) < 1e-3 else f"{_number(factor)} · "
             return f"the term {times}{name} is missing"
         if not np.all(term):
@@ -297,10 +316,60 @@ def _term_missing(wrong: np.ndarray, truth: np.ndarray, known: Known) -> str | N
         if per and wrong.size > 2 and np.ptp(np.abs(term)) > 1e-6:
             which = ", ".join(map(str, per))
             return (
-                f"a term is missing: {name} times what is constant along axis {which} "
+                f"a term is missing: {name} times what is constant on axis {which} "
                 "(a mean or a sum?)"
             )
     return None
+
+
+def _statistics_missing(
+    wrong: np.ndarray, truth: np.ndarray, known: Known
+) -> str | None:
+    """What is missing is a + b x along an axis: a mean, a variance were held constant."""
+    missing = truth - wrong
+    for x, name in zip(known.floats, known.names, strict=True):
+        if x.shape != truth.shape or np.iscomplexobj(truth):
+            continue
+        for axis, size in enumerate(x.shape):
+            if size < 3:
+                continue
+            centred = widen(x) - widen(x).mean(axis, keepdims=True)
+            mean = missing.mean(axis, keepdims=True)
+            variance = (centred**2).mean(axis, keepdims=True)
+            b = (missing * centred).mean(axis, keepdims=True) / variance
+            if error_of(wrong + mean + b * centred, truth)[0] < known.limit:
+                return (
+                    f"a term is missing, a + b {name} with a and b constant along axis "
+                    f"{axis}: the derivative of a mean or a variance?"
+                )
+    return None
+
+
+def _other_arguments(wrong: np.ndarray, truth: np.ndarray, known: Known) -> str | None:
+    """It would be right for a kernel that is flipped, for an error of ones."""
+    for change, other in known.again(known.path, truth) if known.again else ():
+        if other.shape != wrong.shape:
+            continue
+        if factor := _scaled(wrong, widen(other), known):
+            return f"it is what it should be for {change}{_also(factor)}"
+    return None
+
+
+def changes(array: np.ndarray) -> Iterator[tuple[str, np.ndarray]]:
+    """An array as it may be mistaken for: flipped, transposed, of ones or zeros."""
+    axes = [a for a, n in enumerate(array.shape) if n > 1][:4]
+    for count in range(1, len(axes) + 1):
+        for some in itertools.combinations(axes, count):
+            plural = "axes" if count > 1 else "axis"
+            which = ", ".join(map(str, some))
+            yield f"{{}} flipped along {plural} {which}", np.flip(array, some)
+    identity = tuple(range(array.ndim))
+    for order in itertools.permutations(identity) if array.ndim <= 4 else ():
+        moved = array.transpose(order)
+        if order != identity and moved.shape == array.shape:
+            yield f"{{}} with its axes in the order {order}", moved
+    yield "{} = 1", np.ones_like(array)
+    yield "{} = 0", np.zeros_like(array)
 
 
 EXPLANATIONS: tuple[Callable[[np.ndarray, np.ndarray, Known], str | None], ...] = (
@@ -314,6 +383,8 @@ EXPLANATIONS: tuple[Callable[[np.ndarray, np.ndarray, Known], str | None], ...] 
     _sparse,
     _shifted,
     _factor_missing,
+    _other_arguments,
+    _statistics_missing,
     _factor_varies,
     _term_missing,
 )

@@ -13,7 +13,7 @@ programs leave LLVM's optimisations out, which halves their time.
 import contextlib
 import functools
 import inspect
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any, NamedTuple
 
 import jax
@@ -23,6 +23,7 @@ import numpy as np
 from handgrad.testing.compare import error_of, tolerance
 
 WIDE = "float64"
+LARGEST = 2**12  # numbers of a cotangent that is computed again and again for a hint
 QUICK_TO_COMPILE = {
     "xla_backend_optimization_level": 0,
     "xla_llvm_disable_expensive_passes": True,
@@ -250,6 +251,31 @@ class Subject:
             ),
             tuple(a[::-1] if a.ndim else a for a in self.point.fixed),
         )
+
+    def others(self, dys: tuple[np.ndarray, ...]) -> Callable[..., Any]:
+        """What a cotangent would be for other arguments, for `hints.explain`."""
+        from handgrad.testing.hints import changes
+
+        def again(path: str, truth: np.ndarray) -> Iterator[tuple[str, np.ndarray]]:
+            if path not in self.names or truth.size > LARGEST:
+                return
+            of = self.names.index(path)
+            floats = self.point.floats
+            for i, (name, x) in enumerate(zip(self.names, floats, strict=True)):
+                for change, other in changes(x):
+                    point = Point(
+                        (*floats[:i], other, *floats[i + 1 :]), self.point.fixed
+                    )
+                    outcome = self.run("reference", dys, point, WIDE)
+                    yield change.format(name), outcome.dxs[of]
+            for i, dy in enumerate(dys):
+                name = "dy" if len(dys) == 1 else f"dy[{i}]"
+                for change, other in changes(np.asarray(dy)):
+                    moved = (*dys[:i], other, *dys[i + 1 :])
+                    outcome = self.run("reference", moved, None, WIDE)
+                    yield change.format(name), outcome.dxs[of]
+
+        return again
 
     def random(self, like: Sequence[np.ndarray], stream: int) -> tuple[np.ndarray, ...]:
         """Normally distributed arrays like these."""

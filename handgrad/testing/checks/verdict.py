@@ -124,7 +124,10 @@ def judge(
       factor: how many times the limits.
       where: under which transformation or in which dtype.
     """
-    known = hints.Known(subject.point.floats, subject.names, expected.ys, tuple(dys))
+    dys = tuple(dys)
+    known = hints.Known(
+        subject.point.floats, subject.names, expected.ys, dys, subject.others(dys)
+    )
     failures = []
     for kind, names in (("ys", subject.results), ("dxs", subject.names)):
         others = getattr(reference, kind) if reference else [None] * len(names)
@@ -132,6 +135,7 @@ def judge(
         for name, a, e, limit, other in zip(names, *arrays, others, strict=True):
             label = name if kind == "ys" else f"gradient of {name}"
             if failure := compare(label, a, e, factor * limit, other):
+                known = known._replace(path=name)
                 hint = hints.explain(np.asarray(a), np.asarray(e), known)
                 failures.append(dataclasses.replace(failure, where=where, hint=hint))
     return failures
