@@ -1,4 +1,4 @@
-"""`python -m handgrad`: the table of rules on this machine, and `explain`."""
+"""`python -m handgrad`: the table of rules on this machine, `explain` and `check`."""
 
 import argparse
 import collections
@@ -15,6 +15,7 @@ import jax
 
 from handgrad import cases, explain, measure
 from handgrad.rules import RULES, Rule
+from handgrad.testing import command as check
 
 SECONDS = 0.05  # each measured function may run about so long
 WIDTH = 200  # columns where there is no terminal to ask, wide enough for every row
@@ -33,7 +34,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         description="Prints the table of rules, measured on this machine: how far each "
         "gradient is from float64 and how fast it is, both next to autodiff.",
     )
-    commands = parser.add_subparsers(dest="command", metavar="explain")
+    commands = parser.add_subparsers(dest="command", metavar="explain | check")
     command = commands.add_parser(
         "explain",
         help="print a worked example step by step",
@@ -41,10 +42,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
     )
     names = ", ".join(explain.EXAMPLES)
     command.add_argument("example", nargs="?", default="", help=f"one of {names}")
+    check.add_parser(commands)
     options = parser.parse_args(arguments)
 
     if options.command is None:
         return _print_table()
+    if options.command == "check":
+        return check.run(options)
     if options.example not in explain.EXAMPLES:
         return _fail(f"explain: example (={options.example!r}) must be one of {names}")
     print(explain.render(explain.EXAMPLES[options.example]()))

@@ -12,23 +12,7 @@ from hypothesis import strategies as st
 
 import handgrad
 from handgrad import windows
-from handgrad.windows import Window
-
-
-@st.composite
-def drawn_window(draw, *, input_dilation=True):
-    """A window that fits, with any stride, dilation and (also negative) padding."""
-    window = Window(
-        input=draw(st.integers(1, 7)),
-        size=draw(st.integers(1, 4)),
-        stride=draw(st.integers(1, 4)),
-        low=draw(st.integers(-2, 4)),
-        high=draw(st.integers(-2, 4)),
-        dilation=draw(st.integers(1, 3)),
-        input_dilation=draw(st.integers(1, 3)) if input_dilation else 1,
-    )
-    assume(window.dilated + window.low + window.high >= window.extent)
-    return window
+from handgrad.testing import strategies
 
 
 def scatter(columns, described):
@@ -47,7 +31,7 @@ def scatter(columns, described):
     return x
 
 
-@given(st.lists(drawn_window(), min_size=1, max_size=2), st.integers(0, 9))
+@given(st.lists(strategies.windows(), min_size=1, max_size=2), st.integers(0, 9))
 def test_spread_is_its_definition_and_view_is_its_transpose(described, seed):
     described = tuple(described)
     random = np.random.default_rng(seed)
@@ -95,7 +79,7 @@ def agrees(function, reference, *arrays):
 # The formulas that do every geometry; the others in tests/test_geometries.py.
 @pytest.mark.parametrize("formula", ["rot180", "gemm", "taps"])
 @given(
-    described=st.lists(drawn_window(), min_size=1, max_size=3),
+    described=st.lists(strategies.windows(), min_size=1, max_size=3),
     groups=st.integers(1, 3),
     channels=st.tuples(st.integers(1, 3), st.integers(1, 3)),
     batch=st.integers(0, 2),
@@ -148,7 +132,7 @@ def pool_options(described):
 
 
 @given(
-    st.lists(drawn_window(input_dilation=False), min_size=1, max_size=2),
+    st.lists(strategies.windows(input_dilation=False), min_size=1, max_size=2),
     st.sampled_from(["continuous", "tied"]),
 )
 def test_max_pool_over_drawn_geometries(described, kind):
@@ -175,7 +159,8 @@ def test_max_pool_over_drawn_geometries(described, kind):
 
 
 @given(
-    st.lists(drawn_window(input_dilation=False), min_size=1, max_size=3), st.booleans()
+    st.lists(strategies.windows(input_dilation=False), min_size=1, max_size=3),
+    st.booleans(),
 )
 def test_avg_pool_over_drawn_geometries(described, count_include_pad):
     random = np.random.default_rng(0)
@@ -200,7 +185,7 @@ def test_avg_pool_over_drawn_geometries(described, count_include_pad):
     agrees(lambda x: handgrad.avg_pool(x, **options), reference, x)
 
 
-@given(st.lists(drawn_window(input_dilation=False), min_size=1, max_size=2))
+@given(st.lists(strategies.windows(input_dilation=False), min_size=1, max_size=2))
 def test_im2col_and_col2im_are_each_others_transpose(described):
     random = np.random.default_rng(0)
     image = [w.input for w in described]

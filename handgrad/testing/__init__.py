@@ -5,6 +5,9 @@ every transformation, and says which usual mistake explains what is wrong. For p
 there is the marker `check_rules`, for the shell `python -m handgrad check`.
 """
 
+from handgrad.testing.cases import (
+    RuleCase,
+)
 from handgrad.testing.check import (
     RuleError,
     check_rule,
@@ -20,4 +23,4 @@ from handgrad.testing.report import (
     Report,
 )
 
-__all__ = ["ALL", "Failure", "Report", "Result", "RuleError", "check_rule"]
+__all__ = ["ALL", "Failure", "Report", "Result", "RuleCase", "RuleError", "check_rule"]

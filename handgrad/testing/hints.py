@@ -316,7 +316,7 @@ def _term_missing(wrong: np.ndarray, truth: np.ndarray, known: Known) -> str | N
         if per and wrong.size > 2 and np.ptp(np.abs(term)) > 1e-6:
             which = ", ".join(map(str, per))
             return (
-                f"a term is missing: {name} times what is constant on axis {which} "
+                f"a term is missing: {name} times what is constant along axis {which} "
                 "(a mean or a sum?)"
             )
     return None
@@ -325,7 +325,7 @@ def _term_missing(wrong: np.ndarray, truth: np.ndarray, known: Known) -> str | N
 def _statistics_missing(
     wrong: np.ndarray, truth: np.ndarray, known: Known
 ) -> str | None:
-    """What is missing is a + b x along an axis: a mean, a variance were held constant."""
+    """What is missing is a + b x along an axis: a mean or a variance is detached."""
     missing = truth - wrong
     for x, name in zip(known.floats, known.names, strict=True):
         if x.shape != truth.shape or np.iscomplexobj(truth):
@@ -372,6 +372,17 @@ def changes(array: np.ndarray) -> Iterator[tuple[str, np.ndarray]]:
     yield "{} = 0", np.zeros_like(array)
 
 
+def _few_digits(wrong: np.ndarray, truth: np.ndarray, known: Known) -> str | None:
+    """Every element is right, but only to the digits of 16 bits."""
+    size = np.maximum(np.abs(truth), np.sqrt(np.mean(np.abs(truth) ** 2)) or 1.0)
+    typical = float(np.median(np.abs(wrong - truth) / size))
+    for name, bits in (("bfloat16", 8), ("float16", 11)):
+        if 2.0 ** -(bits + 3) < typical < 2.0 ** -(bits - 2) and wrong.size > 1:
+            digits = round(-np.log10(typical))
+            return f"most elements have {digits} right digits: computed in {name}?"
+    return None
+
+
 EXPLANATIONS: tuple[Callable[[np.ndarray, np.ndarray, Known], str | None], ...] = (
     _zero,
     _rounded,
@@ -387,4 +398,5 @@ EXPLANATIONS: tuple[Callable[[np.ndarray, np.ndarray, Known], str | None], ...] 
     _statistics_missing,
     _factor_varies,
     _term_missing,
+    _few_digits,
 )
