@@ -5,6 +5,7 @@ and formula of handgrad, and many of JAX's own functions through
 
 - `handgrad.testing.check_rule`, all checks,
 - `jax.test_util.check_grads`, in float64, reverse mode, up to the second order,
+- the same in the arguments' own dtype, as most tests call it,
 - `chex.assert_numerical_grads`, the same, with its own tolerance,
 - `torch.autograd.gradcheck`, of a `torch.autograd.Function` that computes with the JAX
   rule: its values, its backward pass,
@@ -216,6 +217,21 @@ def by_check_grads(call: Call) -> list[str]:
     return []
 
 
+def by_check_grads_as_called(call: Call) -> list[str]:
+    """In the arguments' own dtype and with the defaults, as most tests call it."""
+    leaves, tree = jax.tree.flatten(call.args)
+    fixed = [not jnp.issubdtype(np.asarray(a).dtype, np.inexact) for a in leaves]
+
+    def f(*arrays: Any) -> Any:
+        floats = iter(arrays)
+        full = [a if k else next(floats) for a, k in zip(leaves, fixed, strict=True)]
+        return call.f(*jax.tree.unflatten(tree, full))
+
+    floats = tuple(a for a, k in zip(leaves, fixed, strict=True) if not k)
+    check_grads(f, floats, order=2, modes=["rev"])
+    return []
+
+
 def by_chex(call: Call) -> list[str]:
     """The same with chex's tolerance, which it scales by the argument's size."""
     import chex
@@ -257,6 +273,7 @@ def by_torch(call: Call) -> list[str]:
 CHECKERS: dict[str, Callable[[Call], list[str]]] = {
     "handgrad.testing.check_rule": by_check_rule,
     "jax.test_util.check_grads": by_check_grads,
+    "check_grads, own dtype": by_check_grads_as_called,
     "chex.assert_numerical_grads": by_chex,
     "torch.autograd.gradcheck": by_torch,
 }

@@ -175,16 +175,23 @@ class Subject:
         dtype: str | None = None,
     ) -> Outcome:
         """Value and cotangents of the rule or of the reference, on the host."""
-        who = who if self.independent else "rule"
         point = cast(point or self.point, dtype)
+        both = self.independent and dtype not in (None, WIDE)
+        key = ("pull", "both" if both else who if self.independent else "rule")
         program = self.compiled(
-            ("pull", who, dtype is None),
-            lambda: self.pull(self.function(who)),
+            (*key, dtype is None),
+            lambda: self.both(self.pull) if both else self.pull(self.function(who)),
             quick=dtype is not None,
         )
         with self.precision(dtype):
-            outcome = program(point.floats, point.fixed, cast_arrays(dys, dtype))
+            outcome = program(*point, cast_arrays(dys, dtype))
+            outcome = outcome[who != "rule"] if both else outcome
             return jax.tree.map(np.array, jax.device_get(outcome))
+
+    def both(self, make: Callable[..., Any]) -> Callable[..., Any]:
+        """Rule and reference in one program: it compiles faster than two."""
+        rule, reference = make(self.f), make(self.reference)
+        return lambda *args: (rule(*args), reference(*args))
 
     def outcome(self, who: str, direction: int, dtype: str | None = None) -> Outcome:
         """`run` at the given point, remembered.
