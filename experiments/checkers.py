@@ -17,7 +17,6 @@ missed a wrong rule or accused a right one.
 
 import argparse
 import dataclasses
-import inspect
 import statistics
 import sys
 import time
@@ -70,9 +69,9 @@ def calls() -> Iterator[Call]:
                 yield Call(
                     "handgrad",
                     f"{case} ({name})",
-                    _positional(case, name),
+                    case.positional(name),
                     tuple(case.arrays("float32").values()),
-                    _positional(case, "autodiff"),
+                    case.positional("autodiff"),
                     formula.rounding,
                 )
     for name, (f, args) in _jax_functions().items():
@@ -89,19 +88,6 @@ def _small_case(rule: str, formula: str) -> Case | None:
         and measure.suitable(formula, case)
     )
     return next(suitable, None)
-
-
-def _positional(case: Case, implementation: str) -> Callable[..., Any]:
-    """The op as a function of its arrays in order."""
-    function = case.function(implementation)
-
-    def call(*arrays: jax.Array) -> jax.Array:
-        return function(**dict(zip(case.samples, arrays, strict=True)))
-
-    kind = inspect.Parameter.POSITIONAL_OR_KEYWORD
-    parameters = [inspect.Parameter(name, kind) for name in case.samples]
-    call.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]
-    return call
 
 
 def _jax_functions() -> dict[str, tuple[Callable[..., Any], tuple[Any, ...]]]:
@@ -182,7 +168,8 @@ def _jax_functions() -> dict[str, tuple[Callable[..., Any], tuple[Any, ...]]]:
 
 def by_check_rule(call: Call) -> list[str]:
     """The checks that fail."""
-    budget = dict.fromkeys(("float32", "bfloat16", "float16"), call.rounding)
+    dtypes = ("float64", "float32", "bfloat16", "float16")
+    budget = dict.fromkeys(dtypes, call.rounding)
     return check_rule(
         call.f,
         call.args,

@@ -9,6 +9,7 @@ import pytest
 
 import handgrad
 from handgrad import cases, measure
+from handgrad.testing import ALL, check_rule
 
 PAIRS = list(measure.pairs())
 # Transformations do not depend on the geometry: two small cases a formula suffice, and
@@ -27,6 +28,9 @@ SMALL = [
         and measure.suitable(formula, case)
     ][:2]
 ]
+# Several devices are in test_sharding.py; what is exported, is called below.
+CHECKS = [c for c in ALL if c not in ("shard_map", "explicit_mesh", "export")]
+DTYPES = ("float64", "float32", "bfloat16", "float16")
 
 
 def identify(value):
@@ -57,11 +61,6 @@ def outcome(function, arrays, dy):
     return y, vjp(dy)[0]
 
 
-def stack(outcomes):
-    """Of NumPy: each eager operation of JAX is a program to compile."""
-    return jax.tree.map(lambda *a: np.stack(a), *jax.device_get(outcomes))
-
-
 def assert_close(actual, expected, tolerance=2e-5):
     """Elementwise, against each array's own size."""
     actual, expected = jax.tree.leaves(actual), jax.tree.leaves(expected)
@@ -86,13 +85,6 @@ def test_exact_against_float64(formula, case):
         assert error.passed, error
 
 
-@small_pair
-@pytest.mark.parametrize("dtype", ["float64", "bfloat16", "float16"])
-def test_exact_in_other_dtypes(formula, case, dtype):
-    for error in measure.errors(case, formula, dtype):
-        assert error.passed, error
-
-
 @pytest.mark.parametrize("case", cases.CASES, ids=identify)
 def test_default_is_exact_against_float64(case):
     for error in measure.errors(case, None):
@@ -100,62 +92,24 @@ def test_default_is_exact_against_float64(case):
 
 
 @small_pair
-def test_difference_quotient(formula, case):
-    if case.kinked:
-        # On a kink the two one-sided slopes differ: the gradient is one of them, and
-        # the comparison with autodiff's choice is test_exact_against_float64.
-        arrays, dy = inputs(case)
-        y, _ = outcome(case.function(formula), arrays, dy)
-        assert np.isfinite(y).all()
-    else:
-        assert measure.difference_quotient(case, formula) < 1e-7
-
-
-@small_pair
-def test_jit_equals_eager(formula, case):
-    arrays, dy = inputs(case)
-    assert_close(
-        jitted(formula, case)(arrays, dy),
-        outcome(case.function(formula), arrays, dy),
+def test_every_check(formula, case):
+    """Dtypes, difference quotients, kinks, the second order, every transformation."""
+    rounding = handgrad.RULES[case.rule].formulas[formula].rounding
+    check_rule(
+        case.positional(formula),
+        tuple(case.arrays("float32").values()),
+        reference=case.positional("autodiff"),
+        dtype_budget=dict.fromkeys(DTYPES, rounding),
+        checks=CHECKS,
     )
 
 
 @small_pair
-def test_vmap(formula, case):
-    run = jitted(formula, case)
-    many = [inputs(case, seed) for seed in range(3)]
-    expected = stack([run(*one) for one in many])
-    assert_close(jax.jit(jax.vmap(run))(*stack(many)), expected)
-
-
-@small_pair
-def test_vmap_over_one_argument(formula, case):
-    run = jitted(formula, case)
-    arrays, dy = jax.device_get(inputs(case))
-    for name in measure.split(arrays)[0]:
-        axes = {n: 0 if n == name else None for n in arrays}
-        batch = arrays | {name: np.stack([arrays[name], 2 * arrays[name]])}
-        actual = jax.jit(jax.vmap(run, in_axes=(axes, None)))(batch, dy)
-        each = [run(arrays | {name: batch[name][i]}, dy) for i in range(2)]
-        assert_close(actual, stack(each))
-
-
-@small_pair
-def test_scan_cond_while_and_remat(formula, case):
+def test_cond_and_while(formula, case):
     function = case.function(formula)
     arrays, dy = inputs(case)
     run = functools.partial(outcome, function)
     expected = jitted(formula, case)(arrays, dy)
-
-    @jax.jit
-    def scanned(arrays, dy):
-        step = lambda carry, scale: (carry, run(arrays, dy * scale))
-        return jax.lax.scan(step, None, jnp.array([1.0, 0.0]))[1]
-
-    both = jax.device_get(scanned(arrays, dy))
-    assert_close(jax.tree.map(lambda a: a[0], both), expected)
-    zero = jax.tree.map(np.zeros_like, expected[1])
-    assert_close(jax.tree.map(lambda a: a[1], both[1]), zero)
 
     @jax.jit
     def conditional(arrays, dy, yes):
@@ -170,47 +124,6 @@ def test_scan_cond_while_and_remat(formula, case):
         return jax.lax.while_loop(lambda state: state[0] < 2, body, start)[1]
 
     assert_close(looped(arrays), expected[0])
-    rematerialised = jax.checkpoint(function)
-    assert_close(
-        jax.jit(functools.partial(outcome, rematerialised))(arrays, dy), expected
-    )
-
-
-@small_pair
-def test_gradient_of_gradient(formula, case):
-    """Reverse over reverse: the gradient of ⟨∇ sin⟨op, dy⟩, v⟩ equals autodiff's."""
-
-    def second_order(implementation):
-        function = case.function(implementation)
-
-        @jax.jit
-        def run(arrays, dy, v):
-            floating, fixed = measure.split(arrays)
-
-            def loss(floating):
-                return jnp.sum(jnp.sin(function(**floating, **fixed) * dy))
-
-            def slope(floating):
-                return jax.tree.reduce(
-                    jnp.add,
-                    jax.tree.map(
-                        lambda g, v: jnp.sum(g * v), jax.grad(loss)(floating), v
-                    ),
-                )
-
-            return jax.grad(slope)(floating)
-
-        return run
-
-    with jax.enable_x64(True):
-        arrays = case.arrays("float64")
-        dy = measure.cotangent(case, "float64", 0)
-        v = measure.split(case.arrays("float64", seed=1))[0]
-        assert_close(
-            second_order(formula)(arrays, dy, v),
-            second_order("autodiff")(arrays, dy, v),
-            tolerance=1e-10,
-        )
 
 
 @small_pair
@@ -220,14 +133,6 @@ def test_exports_for_every_platform(formula, case):
     exported = jax.export.export(run, platforms=["cpu", "cuda", "tpu"])(arrays, dy)
     restored = jax.export.deserialize(exported.serialize())
     assert_close(restored.call(arrays, dy), run(arrays, dy))
-
-
-@small_pair
-def test_repeats_bit_for_bit(formula, case):
-    arrays, dy = inputs(case)
-    run = jitted(formula, case)
-    first, second = run(arrays, dy), run(arrays, dy)
-    jax.tree.map(np.testing.assert_array_equal, first, second)
 
 
 @pytest.mark.parametrize("rule", handgrad.RULES)

@@ -2,6 +2,7 @@
 
 import dataclasses
 import functools
+import inspect
 import zlib
 from collections.abc import Callable, Mapping
 from typing import Any
@@ -109,6 +110,19 @@ class Case:
 
         op = getattr(handgrad, self.rule)
         return functools.partial(op, **self.options, implementation=implementation)
+
+    def positional(self, implementation: Any = None) -> Callable[..., jax.Array]:
+        """Returns the op as a function of its array arguments, in their order."""
+        function = self.function(implementation)
+
+        def call(*arrays: jax.Array) -> jax.Array:
+            return function(**dict(zip(self.samples, arrays, strict=True)))
+
+        kind = inspect.Parameter.POSITIONAL_OR_KEYWORD
+        names = [inspect.Parameter(name, kind) for name in self.samples]
+        call.__signature__ = inspect.Signature(names)  # type: ignore[attr-defined]
+        call.__name__ = self.rule
+        return call
 
     def with_examples(self, count: int) -> "Case":
         """Returns the case with another batch: every leading dimension is `count`.

@@ -13,7 +13,7 @@ from handgrad.testing.checks.verdict import (
     judge,
     one_line,
 )
-from handgrad.testing.compare import Failure, compare, epsilon, error_of, widen
+from handgrad.testing.compare import Failure, compare, error_of, tolerance, widen
 from handgrad.testing.subject import WIDE, Outcome, Point, Subject, cast, cast_arrays
 
 JACOBIAN = 64  # results of a full Jacobian, one pull-back each
@@ -71,7 +71,8 @@ def float64(subject: Subject) -> list[Failure]:
     wide = all(a.dtype.itemsize >= 8 for a in jax.tree.leaves(actual))
     if not wide:
         raise SkipCheck("the rule does not compute in float64")
-    limits = jax.tree.map(lambda t: 1e4 * epsilon(np.float64), truth)
+    limit = tolerance(0.0, np.float64, subject.budgets.get(WIDE, 1.0))
+    limits = jax.tree.map(lambda t: limit, truth)
     return judge(subject, actual, truth, limits, subject.directions[0])
 
 
