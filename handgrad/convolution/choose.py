@@ -66,8 +66,7 @@ class Geometry:
     @property
     def dilated_image(self) -> bool:
         """Whether it is the transpose of a strided convolution."""
-        dilated = any(w.input_dilation > 1 for w in self.spec.windows)
-        return dilated and transposed.unsuitable(self.spec) is None
+        return transposed.unsuitable(self.spec) is None
 
     @property
     def dimensions(self) -> int:
@@ -232,11 +231,6 @@ TABLE = (
         "3×3 on 256 to 512 channels, 7 to 28 px: 1.2 to 2, no less exact",
         forward="winograd_2x2",
         input_gradient="winograd_2x2",
-    ),
-    Line(
-        lambda g: g.groups == 1 and g.outputs <= 2 and g.inputs >= 16,
-        "5×5 on 32 channels to 1, the error as the image: 19",
-        kernel_gradient="transposed",
     ),
     Line(
         lambda g: g.groups == 1 and g.places > 1 and g.column,

@@ -11,8 +11,7 @@ kernel turned and its channels exchanged:
     u[p] = Σ_k' y[e·p + d·k' − b'] · turned[k'],   turned = rot180(kernel), C ↔ O
 
 In T(x, kernel, δ) the image and the error exchange places, so the three directions are
-the other convolution's, and none of them multiplies by an inserted zero (with e = 1
-there is none; the exchange alone pays where y has fewer channels than x):
+the other convolution's, and none of them multiplies by an inserted zero:
 
     y       = u's input gradient of the error x
     dx      = u(dy), a strided convolution
@@ -38,6 +37,8 @@ def unsuitable(spec: ConvSpec) -> str | None:
     strides = tuple(w.stride for w in spec.windows)
     if any(stride > 1 for stride in strides):
         return f"'transposed' does strides of 1, not {strides}"
+    if all(w.input_dilation == 1 for w in spec.windows):
+        return "'transposed' does dilated images: nothing is gained otherwise"
     return None
 
 
