@@ -293,7 +293,7 @@ def _factor_missing(wrong: np.ndarray, truth: np.ndarray, known: Known) -> str |
 def _term_missing(wrong: np.ndarray, truth: np.ndarray, known: Known) -> str | None:
     """What is missing is constant along axes, a sum, or a multiple of an array."""
     missing = truth - wrong
-    axes = _constant_along(missing.real)
+    axes = _constant_along(np.real(missing))
     if axes and wrong.size > 2:
         which = ", ".join(map(str, axes))
         return (

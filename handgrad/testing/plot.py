@@ -44,7 +44,7 @@ def real(array: np.ndarray) -> np.ndarray:
     """The array in float64; of complex numbers real and imaginary parts in turn."""
     array = np.asarray(array)
     if np.iscomplexobj(array):
-        array = np.stack([array.real, array.imag], axis=-1)
+        array = np.stack([np.real(array), np.imag(array)], axis=-1)
     return array.astype(np.float64)
 
 

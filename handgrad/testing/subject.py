@@ -104,7 +104,7 @@ class Subject:
         self.result_tree: Any = None
         self.result_avals: list[Any] = []
         self.broken = False  # the rule cannot be differentiated at all
-        self.findings: list[Any] | None = None  # of difference quotients
+        self.findings: list[Any] = []  # of difference quotients
 
     # The function of the arrays alone.
 

@@ -124,7 +124,7 @@ def explicit_mesh(subject: Subject) -> list[Failure]:
                 subject.split(subject.function(who)), operands, others
             )
             dys = tuple(
-                jax.device_put(dy, NamedSharding(mesh, y.sharding.spec))
+                jax.device_put(dy, NamedSharding(mesh, y.sharding.spec)  # type: ignore)
                 for dy, y in zip(subject.directions[0], shapes[0], strict=True)
             )
             program = subject.compiled(("explicit", who), lambda: run)

@@ -101,8 +101,8 @@ def jacobian(subject: Subject) -> list[Failure]:
     ):
         for index in subject.kinks.get(name, ()):
             t[(slice(None), *index)] = np.nan
-        limit = max(limit, 2 * error_of(o, t)[0])
-        found.append(compare(f"Jacobian [result, …] of {name}", a, t, limit, o))
+        most = max(float(limit), 2 * error_of(o, t)[0])
+        found.append(compare(f"Jacobian [result, …] of {name}", a, t, most, o))
     return found
 
 
@@ -128,7 +128,7 @@ def adjoint(subject: Subject) -> list[Failure]:
             f"the reference has no linearisation: {one_line(error)}"
         ) from error
     found = []
-    limit = max(subject.limits().dxs)
+    limit = float(max(subject.limits().dxs))
     for direction, dys in enumerate(subject.directions):
         dxs = subject.outcome("rule", direction).dxs
         terms = [np.real(widen(dx) * a) for dx, a in zip(dxs, v, strict=True)]

@@ -14,7 +14,7 @@ SHOWN = 3
 def _findings(subject: Subject) -> list[Findings]:
     """One for each argument, of the rule or, if there is one, of the reference."""
     who = "reference" if subject.independent else "rule"
-    if subject.findings is None:
+    if not subject.findings:
         subject.findings = attempt(
             subject,
             lambda _: [examine(subject, who, i) for i in range(len(subject.names))],

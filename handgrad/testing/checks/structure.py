@@ -118,7 +118,7 @@ def _kept(subject: Subject, who: str) -> int:
     )
 
 
-def _bytes(count: int) -> str:
+def _bytes(count: float) -> str:
     for unit in ("bytes", "KiB", "MiB"):
         if count < 1024:
             return f"{count:.3g} {unit}"
