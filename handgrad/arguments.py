@@ -59,6 +59,13 @@ def mask(op: str, name: str, value: Any, shape: tuple[int, ...]) -> jax.Array | 
     value = jnp.asarray(value)
     if value.dtype != jnp.bool_:
         raise TypeError(f"{op}: {name} must be boolean, got dtype {value.dtype}")
+    return broadcast(op, name, value, shape)
+
+
+def broadcast(
+    op: str, name: str, value: jax.Array, shape: tuple[int, ...]
+) -> jax.Array:
+    """Returns the array broadcast to `shape`."""
     try:
         return jnp.broadcast_to(value, shape)
     except ValueError as error:

@@ -59,10 +59,135 @@ CASES = (
         {"logits": normal(5, 7, scale=8.0), "labels": uniform(5, 7)},
     ),
     Case(
+        "sigmoid_focal_loss",
+        "soft labels",
+        {"logits": normal(3, 7, scale=3.0), "labels": uniform(3, 7)},
+    ),
+    Case(
+        "sigmoid_focal_loss",
+        "weighted",
+        {"logits": normal(3, 7, scale=4.0), "labels": uniform(3, 7)},
+        {"alpha": 0.25, "gamma": 1.5},
+    ),
+    Case(
+        "poly_loss_cross_entropy",
+        "soft labels",
+        {"logits": normal(5, 7), "labels": uniform(5, 7)},
+    ),
+    Case(
+        "poly_loss_cross_entropy",
+        "two axes, masked",
+        {"logits": normal(3, 2, 4), "labels": uniform(3, 2, 4)},
+        {
+            "axis": (0, 2),
+            "where": np.array([[[True, False, True, True]]]),
+            "epsilon": -1.0,
+        },
+    ),
+    Case(
         "squared_error",
         "lenet5 logits",
         {"predictions": normal(64, 10), "targets": normal(64, 10)},
         network="lenet5",
     ),
     Case("squared_error", "no targets", {"predictions": normal(4, 3)}),
+    Case("l2_loss", "targets", {"predictions": normal(4, 3), "targets": normal(4, 3)}),
+    Case(
+        "huber_loss",
+        "targets",
+        {"predictions": normal(4, 9), "targets": normal(4, 9)},
+        {"delta": 0.7},
+    ),
+    Case(
+        "log_cosh",
+        "targets",
+        {"predictions": normal(4, 9, scale=2.0), "targets": normal(4, 9)},
+    ),
+    Case(
+        "hinge_loss",
+        "targets",
+        {"predictor_outputs": normal(4, 9), "targets": normal(4, 9)},
+    ),
+    Case(
+        "multiclass_hinge_loss",
+        "labels",
+        {"scores": normal(4, 3, 5), "labels": classes(5, 4, 3)},
+    ),
+    Case(
+        "cosine_distance",
+        "last axis",
+        {"predictions": normal(4, 5), "targets": normal(4, 5)},
+    ),
+    Case(
+        "cosine_distance",
+        "two axes, masked, a norm held",
+        {"predictions": normal(3, 2, 4), "targets": normal(3, 2, 4)},
+        {
+            "axis": (0, 2),
+            "where": np.array([[[True, False, True, True]]]),
+            "epsilon": 8.0,
+        },
+    ),
+    Case(
+        "kl_divergence",
+        "last axis",
+        {"log_predictions": normal(4, 5), "targets": uniform(4, 5)},
+    ),
+    Case(
+        "kl_divergence",
+        "two axes, masked",
+        {"log_predictions": normal(3, 2, 4), "targets": uniform(3, 2, 4)},
+        {"axis": (0, 2), "where": np.array([[[True, False, True, True]]])},
+    ),
+)
+
+_CLASSES = ((256, 10000), (4096, 1000))
+_PAIR = (4096, 1000)
+LAYERS = (
+    *(
+        Case(
+            "softmax_cross_entropy_with_integer_labels",
+            f"{n}x{c}",
+            {"logits": normal(n, c), "labels": classes(c, n)},
+            network="classifier",
+        )
+        for n, c in _CLASSES
+    ),
+    *(
+        Case(
+            rule,
+            "4096x1000",
+            {"logits": normal(*_PAIR), "labels": one_hot(*_PAIR)},
+            network="classifier",
+        )
+        for rule in (
+            "softmax_cross_entropy",
+            "poly_loss_cross_entropy",
+            "sigmoid_binary_cross_entropy",
+            "sigmoid_focal_loss",
+        )
+    ),
+    Case(
+        "multiclass_hinge_loss",
+        "4096x1000",
+        {"scores": normal(*_PAIR), "labels": classes(1000, 4096)},
+        network="classifier",
+    ),
+    *(
+        Case(
+            rule,
+            "4096x1000",
+            {first: normal(*_PAIR), "targets": uniform(*_PAIR)},
+            network="classifier",
+        )
+        for rule, first in (
+            ("squared_error", "predictions"),
+            ("l2_loss", "predictions"),
+            ("huber_loss", "predictions"),
+            ("log_cosh", "predictions"),
+            ("hinge_loss", "predictor_outputs"),
+            ("cosine_distance", "predictions"),
+            ("kl_divergence", "log_predictions"),
+        )
+    ),
 )

@@ -1,8 +1,8 @@
-"""Loss layers: where the backward pass begins.
+"""Softmax and cross-entropy in one: `dlogits = softmax(logits) Σ labels − labels`.
 
-Forward: a value from predictions and labels. Backward: ∂L/∂predictions, scaled by the
-cotangent `dy` of the value (1/N when the mean over N examples is minimised). Each loss
-is per example; names, arguments and values are those of optax.
+Kept are the logits, which were there before, and two numbers an example that give the
+softmax back: the maximum and Σ exp(logits − max). They stay apart: log Σ + max would
+round away digits of every probability.
 """
 
 import functools
@@ -12,6 +12,7 @@ import jax.numpy as jnp
 from jax import lax
 
 from handgrad import arguments, sharding
+from handgrad.activation.log_sum_exp import masked, maximum_and_sum
 from handgrad.rules import RULES, register
 
 
@@ -33,8 +34,8 @@ def softmax_cross_entropy(
       labels: array of the shape of `logits`: one-hot, smoothed, or any numbers; they
         are converted to the dtype of `logits`.
       axis: the axis or axes of the classes; `None` means all.
-      where: boolean array that broadcasts to `logits`; classes that are `False` take no
-        part and get no gradient.
+      where: boolean array that broadcasts to `logits` or, for whole examples, to the
+        loss; classes that are `False` take no part and get no gradient.
       implementation: `None` or "hand" for the derived rule, "autodiff" for JAX's own.
 
     Returns:
@@ -54,28 +55,18 @@ def softmax_cross_entropy(
     Source: the article's loss layer, FORMULAS A6. Σ labels need not be 1.
     """
     op = "softmax_cross_entropy"
-    logits = arguments.array(op, "logits", logits, kind="floating")
-    labels = arguments.array(op, "labels", labels).astype(logits.dtype)
-    arguments.same_shape(op, logits=logits, labels=labels)
-    where = arguments.mask(op, "where", where, logits.shape)
-    axes = arguments.axes(op, axis, logits.ndim)
-    logits, labels, where = sharding.align(logits, labels, where)
+    logits, labels, where, axes = _distributions(op, logits, labels, axis, where)
     return RULES[op].choose(implementation)(logits, labels, where, axes)
 
 
-def _masked(logits, where):
-    return logits if where is None else jnp.where(where, logits, -jnp.inf)
-
-
-def _normalizer(logits, axes):
-    """The two numbers an example that give softmax back: max and Σ exp(logits − max).
-
-    In at least float32, and kept apart: log Σ + max would round away digits of every
-    probability. The axes stay, with size 1.
-    """
-    logits = logits.astype(arguments.accumulator(logits.dtype))
-    highest = lax.stop_gradient(jnp.max(logits, axes, keepdims=True))
-    return highest, jnp.sum(jnp.exp(logits - highest), axes, keepdims=True)
+def _distributions(op, logits, labels, axis, where):
+    """The checked arguments of a loss between two arrays of one shape."""
+    logits = arguments.array(op, "logits", logits, kind="floating")
+    labels = arguments.array(op, "labels", labels).astype(logits.dtype)
+    arguments.same_shape(op, logits=logits, labels=labels)
+    axes = arguments.axes(op, axis, logits.ndim)
+    where = _mask(op, where, logits, axes)
+    return *sharding.align(logits, labels, where), axes
 
 
 def _negative_log_probabilities(logits, highest, total):
@@ -84,8 +75,22 @@ def _negative_log_probabilities(logits, highest, total):
 
 
 def _probabilities(logits, where, highest, total):
-    """softmax(logits) from its residuals, in their dtype."""
-    return jnp.exp(_masked(logits, where).astype(total.dtype) - highest) / total
+    """softmax(logits) from its residuals, in their dtype; 0 where all is masked."""
+    if where is not None:
+        total = jnp.where(total == 0, 1, total)
+    return jnp.exp(masked(logits, where).astype(total.dtype) - highest) / total
+
+
+def _batch(logits, axes):
+    """The shape of the loss."""
+    return tuple(n for i, n in enumerate(logits.shape) if i not in axes)
+
+
+def _mask(op, where, logits, axes):
+    """`where` broadcast to the logits; it may lack the axes of the classes."""
+    if where is not None and jnp.shape(where) == _batch(logits, axes):
+        where = jnp.expand_dims(where, axes)
+    return arguments.mask(op, "where", where, logits.shape)
 
 
 def _autodiff_softmax_cross_entropy(logits, labels, where, axes):
@@ -96,7 +101,7 @@ def _autodiff_softmax_cross_entropy(logits, labels, where, axes):
 
 
 def _cross_entropy_value(logits, labels, where, axes):
-    normalizer = _normalizer(_masked(logits, where), axes)
+    normalizer = maximum_and_sum(masked(logits, where), axes)
     counts = labels != 0 if where is None else where & (labels != 0)
     terms = _negative_log_probabilities(logits, *normalizer)
     terms *= labels.astype(terms.dtype)
@@ -159,8 +164,9 @@ def softmax_cross_entropy_with_integer_labels(
         in NumPy. The loss of an index out of range is NaN.
       axis: the axis or axes of the classes; with several, `labels` counts them in
         row-major order.
-      where: boolean array that broadcasts to `logits`; classes that are `False` take no
-        part and get no gradient.
+      where: boolean array that broadcasts to `logits` or to the loss; classes that are
+        `False` take no part in the sum. The label's own logit counts in any case, as
+        in optax; the loss of an example without a class is 0 and has no gradient.
       implementation: `None` or "hand" for the derived rule, "autodiff" for JAX's own.
 
     Returns:
@@ -176,14 +182,15 @@ def softmax_cross_entropy_with_integer_labels(
       >>> jax.grad(loss)(jnp.zeros(4), 1)
       Array([ 0.25, -0.75,  0.25,  0.25], dtype=float32)
 
-    Source: the article's loss layer, FORMULAS A6. No one-hot array is built.
+    Source: the article's loss layer, FORMULAS A6. No one-hot array is built: the
+    label's logit is read alone, and [i = label] is a comparison that fuses.
     """
     op = "softmax_cross_entropy_with_integer_labels"
     logits = arguments.array(op, "logits", logits, kind="floating")
     labels = arguments.array(op, "labels", labels, kind="integer")
-    where = arguments.mask(op, "where", where, logits.shape)
     axes = arguments.axes(op, axis, logits.ndim)
-    batch = tuple(n for i, n in enumerate(logits.shape) if i not in axes)
+    where = _mask(op, where, logits, axes)
+    batch = _batch(logits, axes)
     arguments.require(
         labels.shape == batch,
         op,
@@ -196,6 +203,8 @@ def softmax_cross_entropy_with_integer_labels(
 
 def _is_label(logits, labels, axes):
     """[i = label] for every class i, as a comparison that fuses into its user."""
+    if labels.dtype.itemsize < 4:  # there may be more classes than it can count
+        labels = labels.astype(jnp.int32)
     index, classes = jnp.zeros((), labels.dtype), 1
     for axis in reversed(axes):
         place = lax.broadcasted_iota(labels.dtype, logits.shape, axis)
@@ -204,21 +213,31 @@ def _is_label(logits, labels, axes):
     return index == jnp.where(labels < 0, labels + classes, labels)
 
 
-def _autodiff_integer_labels(logits, labels, where, axes):
+def _label_logits(logits, labels, axes):
+    """The logit of each example's label, NaN for one out of range; the axes stay."""
+    if len(axes) == 1 and sharding.of(logits) is None:
+        index = lax.expand_dims(labels, axes)
+        return jnp.take_along_axis(logits, index, axes[0], mode="fill")
     one_hot = _is_label(logits, labels, axes)
-    log_probabilities = jax.nn.log_softmax(logits, axes, where)
-    loss = -jnp.sum(jnp.where(one_hot, log_probabilities, 0), axes)
-    return jnp.where(jnp.any(one_hot, axes), loss, jnp.nan)
+    found = jnp.sum(jnp.where(one_hot, logits, 0), axes, keepdims=True)
+    return jnp.where(jnp.any(one_hot, axes, keepdims=True), found, jnp.nan)
+
+
+def _autodiff_integer_labels(logits, labels, where, axes):
+    normalizer = jax.nn.logsumexp(logits, axes, keepdims=True, where=where)
+    loss = normalizer - _label_logits(logits, labels, axes)
+    if where is not None:
+        loss = jnp.where(jnp.any(where, axes, keepdims=True), loss, 0)
+    return lax.squeeze(loss, axes)
 
 
 def _integer_labels_value(logits, labels, where, axes):
-    masked = _masked(logits, where)
-    normalizer = _normalizer(masked, axes)
-    one_hot = _is_label(logits, labels, axes)
-    terms = _negative_log_probabilities(masked, *normalizer)
-    loss = jnp.sum(jnp.where(one_hot, terms, 0), axes)
-    loss = jnp.where(jnp.any(one_hot, axes), loss, jnp.nan)
-    return loss.astype(logits.dtype), normalizer
+    highest, total = maximum_and_sum(masked(logits, where), axes)
+    label_logits = _label_logits(logits, labels, axes).astype(total.dtype)
+    loss = jnp.log(total) + (highest - label_logits)
+    if where is not None:
+        loss = jnp.where(jnp.any(where, axes, keepdims=True), loss, 0)
+    return lax.squeeze(loss, axes).astype(logits.dtype), (highest, total)
 
 
 @register(
@@ -244,148 +263,101 @@ def _integer_labels_bwd(axes, residuals, dy):
     probabilities = _probabilities(logits, where, *normalizer)
     one_hot = _is_label(logits, labels, axes).astype(probabilities.dtype)
     dy = lax.expand_dims(dy, sorted(axes)).astype(probabilities.dtype)
-    dlogits = (probabilities - one_hot) * dy
-    if where is not None:  # also where the label itself is masked
-        dlogits = jnp.where(where, dlogits, 0)
-    return dlogits.astype(logits.dtype), None, None
+    if where is not None:
+        dy = jnp.where(jnp.any(where, axes, keepdims=True), dy, 0)
+    return ((probabilities - one_hot) * dy).astype(logits.dtype), None, None
 
 
 _integer_labels.defvjp(_integer_labels_fwd, _integer_labels_bwd)
 
 
-def sigmoid_binary_cross_entropy(
-    logits: jax.Array, labels: jax.Array, *, implementation: str | None = None
+def poly_loss_cross_entropy(
+    logits: jax.Array,
+    labels: jax.Array,
+    *,
+    epsilon: float = 2.0,
+    axis: int | tuple[int, ...] | None = -1,
+    where: jax.Array | None = None,
+    implementation: str | None = None,
 ) -> jax.Array:
-    """Cross-entropy between sigmoid(logits) and labels in [0, 1], elementwise.
+    """Cross-entropy plus the first term of its polynomial expansion.
 
-    L = −labels · log σ(logits) − (1 − labels) · log σ(−logits)
-    dlogits = ((1 − labels) σ(logits) − labels σ(−logits)) · dy,  dlabels = −logits · dy
+    L = Σ_i labels_i (−log p_i + ε (1 − p_i)),  p = softmax(logits)
+    dlogits = (p Σ_j labels_j − labels − ε p (labels − Σ_j labels_j p_j)) · dy
+    dlabels = (−log p + ε (1 − p)) · dy
 
     Args:
-      logits: floating-point array of any shape.
+      logits: floating-point array [..., classes].
       labels: array of the shape of `logits`, converted to its dtype.
+      epsilon: weight of the term, a number.
+      axis: the axis or axes of the classes; `None` means all.
+      where: as in `softmax_cross_entropy`.
       implementation: `None` or "hand" for the derived rule, "autodiff" for JAX's own.
 
     Returns:
-      The loss of each element.
+      The loss of each example [...].
 
     Raises:
       TypeError: `logits` is not floating point, or `labels` not real.
-      ValueError: the shapes differ.
+      ValueError: the shapes differ, or `axis` or `where` does not fit.
 
     Example:
-      >>> import jax, handgrad
-      >>> jax.grad(handgrad.sigmoid_binary_cross_entropy)(0.0, 1.0)
-      Array(-0.5, dtype=float32)
+      >>> import jax.numpy as jnp, handgrad
+      >>> handgrad.poly_loss_cross_entropy(jnp.zeros(2), jnp.array([1.0, 0.0]))
+      Array(1.6931472, dtype=float32)
 
-    Source: FORMULAS A6. dlogits is σ(logits) − labels, written so that nothing cancels
-    when the prediction is right.
+    Source: Leng et al. 2022, arXiv:2204.12511, with ∂p_i/∂x_j = p_i ([i = j] − p_j).
     """
-    op = "sigmoid_binary_cross_entropy"
-    logits = arguments.array(op, "logits", logits, kind="floating")
-    labels = arguments.array(op, "labels", labels).astype(logits.dtype)
-    arguments.same_shape(op, logits=logits, labels=labels)
-    logits, labels = sharding.align(logits, labels)
-    return RULES[op].choose(implementation)(logits, labels)
+    op = "poly_loss_cross_entropy"
+    logits, labels, where, axes = _distributions(op, logits, labels, axis, where)
+    return RULES[op].choose(implementation)(logits, labels, where, axes, float(epsilon))
 
 
-def _autodiff_sigmoid_cross_entropy(logits, labels):
-    log_p, log_not_p = jax.nn.log_sigmoid(logits), jax.nn.log_sigmoid(-logits)
-    return -labels * log_p - (1 - labels) * log_not_p
+def _autodiff_poly_loss(logits, labels, where, axes, epsilon):
+    p = jax.nn.softmax(logits, axes, where)
+    remainder = jnp.sum(labels * (1 - p), axes, where=where)
+    loss = _autodiff_softmax_cross_entropy(logits, labels, where, axes)
+    return loss + epsilon * remainder
+
+
+def _poly_value(logits, labels, where, axes, epsilon):
+    loss, normalizer = _cross_entropy_value(logits, labels, where, axes)
+    missing = 1 - _probabilities(logits, where, *normalizer)
+    terms = labels.astype(missing.dtype) * missing
+    remainder = jnp.sum(terms, axes, where=where)
+    loss = loss.astype(remainder.dtype) + epsilon * remainder
+    return loss.astype(logits.dtype), normalizer
 
 
 @register(
-    "sigmoid_binary_cross_entropy",
-    source="the article, A6: σ(logits) − labels",
-    autodiff=_autodiff_sigmoid_cross_entropy,
+    "poly_loss_cross_entropy",
+    source="Leng et al. 2022, arXiv:2204.12511",
+    autodiff=_autodiff_poly_loss,
 )
-@jax.custom_vjp
-def _sigmoid_binary_cross_entropy(logits, labels):
-    softplus = jnp.maximum(logits, 0) + jnp.log1p(jnp.exp(-jnp.abs(logits)))
-    return softplus - logits * labels  # −log σ(−x) = softplus(x) = −log σ(x) + x
+@functools.partial(jax.custom_vjp, nondiff_argnums=(3, 4))
+def _poly_loss(logits, labels, where, axes, epsilon):
+    loss, _ = _poly_value(logits, labels, where, axes, epsilon)
+    return loss
 
 
-def _sigmoid_binary_cross_entropy_fwd(logits, labels):
-    residuals = (logits, labels)
-    return _sigmoid_binary_cross_entropy(logits, labels), residuals
+def _poly_loss_fwd(logits, labels, where, axes, epsilon):
+    loss, normalizer = _poly_value(logits, labels, where, axes, epsilon)
+    residuals = (logits, labels, where, normalizer)  # logits were there before
+    return loss, residuals
 
 
-def _sigmoid_binary_cross_entropy_bwd(residuals, dy):
-    """dlogits = (σ(logits) − labels) dy, dlabels = −logits dy."""
-    logits, labels = residuals
-    p, not_p = lax.logistic(logits), lax.logistic(-logits)
-    return ((1 - labels) * p - labels * not_p) * dy, -logits * dy
+def _poly_loss_bwd(axes, epsilon, residuals, dy):
+    """The cross-entropy's gradient, and −ε p (labels − Σ labels p) dy for the term."""
+    logits, labels, where, normalizer = residuals
+    dlogits, dlabels, _ = _softmax_cross_entropy_bwd(axes, residuals, dy)
+    p = _probabilities(logits, where, *normalizer)
+    wide_labels = labels.astype(p.dtype)
+    dy = lax.expand_dims(dy, sorted(axes)).astype(p.dtype)
+    mean = jnp.sum(wide_labels * p, axes, keepdims=True)
+    dlogits = dlogits.astype(p.dtype) - epsilon * p * (wide_labels - mean) * dy
+    missing = 1 - p if where is None else jnp.where(where, 1 - p, 0)
+    dlabels = dlabels.astype(p.dtype) + epsilon * missing * dy
+    return dlogits.astype(logits.dtype), dlabels.astype(labels.dtype), None
 
 
-_sigmoid_binary_cross_entropy.defvjp(
-    _sigmoid_binary_cross_entropy_fwd, _sigmoid_binary_cross_entropy_bwd
-)
-
-
-def squared_error(
-    predictions: jax.Array,
-    targets: jax.Array | None = None,
-    *,
-    implementation: str | None = None,
-) -> jax.Array:
-    """Squared difference, elementwise.
-
-    L = (predictions − targets)²,  dpredictions = 2 (predictions − targets) · dy
-
-    Args:
-      predictions: floating-point array of any shape.
-      targets: array of the same shape and dtype; `None` means zeros.
-      implementation: `None` or "hand" for the derived rule, "autodiff" for JAX's own.
-
-    Returns:
-      The loss of each element.
-
-    Raises:
-      TypeError: `predictions` is not floating point, or the dtypes differ.
-      ValueError: the shapes differ.
-
-    Example:
-      >>> import jax, handgrad
-      >>> jax.grad(handgrad.squared_error)(3.0, 1.0)
-      Array(4., dtype=float32, weak_type=True)
-
-    Source: FORMULAS A6.
-    """
-    op = "squared_error"
-    predictions = arguments.array(op, "predictions", predictions, kind="floating")
-    if targets is None:
-        targets = jnp.zeros_like(predictions)
-    targets = arguments.array(op, "targets", targets)
-    arguments.same_shape(op, predictions=predictions, targets=targets)
-    arguments.same_dtype(op, predictions=predictions, targets=targets)
-    predictions, targets = sharding.align(predictions, targets)
-    return RULES[op].choose(implementation)(predictions, targets)
-
-
-def _autodiff_squared_error(predictions, targets):
-    return (predictions - targets) ** 2
-
-
-@register(
-    "squared_error",
-    source="the article, A6: 2 (p − t)",
-    autodiff=_autodiff_squared_error,
-)
-@jax.custom_vjp
-def _squared_error(predictions, targets):
-    return lax.square(predictions - targets)
-
-
-def _squared_error_fwd(predictions, targets):
-    difference = predictions - targets  # one array instead of two
-    return lax.square(difference), (difference,)
-
-
-def _squared_error_bwd(residuals, dy):
-    """dpredictions = 2 (predictions − targets) dy, dtargets = −dpredictions."""
-    (difference,) = residuals
-    dpredictions = 2 * difference * dy
-    return dpredictions, -dpredictions
-
-
-_squared_error.defvjp(_squared_error_fwd, _squared_error_bwd)
+_poly_loss.defvjp(_poly_loss_fwd, _poly_loss_bwd)
