@@ -8,6 +8,9 @@ derivation it comes from, and takes `implementation=`: `None` for the best formu
 from handgrad._dense import (
     dense,
 )
+from handgrad._dropout import (
+    dropout,
+)
 from handgrad.activation import (
     celu,
     elu,
@@ -49,6 +52,9 @@ from handgrad.convolution import (
     load_tuned,
     tune,
 )
+from handgrad.local_response import (
+    local_response_norm,
+)
 from handgrad.loss import (
     cosine_distance,
     hinge_loss,
@@ -63,6 +69,14 @@ from handgrad.loss import (
     softmax_cross_entropy,
     softmax_cross_entropy_with_integer_labels,
     squared_error,
+)
+from handgrad.normalization import (
+    batch_norm,
+    group_norm,
+    instance_norm,
+    layer_norm,
+    rms_norm,
+    standardize,
 )
 from handgrad.pooling import (
     avg_pool,
@@ -80,6 +94,7 @@ __all__ = [
     "ConvFormulas",
     "add_bias",
     "avg_pool",
+    "batch_norm",
     "celu",
     "col2im",
     "conv",
@@ -87,10 +102,12 @@ __all__ = [
     "conv_transpose",
     "cosine_distance",
     "dense",
+    "dropout",
     "elu",
     "explain_choice",
     "gelu",
     "glu",
+    "group_norm",
     "hard_sigmoid",
     "hard_silu",
     "hard_swish",
@@ -98,10 +115,13 @@ __all__ = [
     "hinge_loss",
     "huber_loss",
     "im2col",
+    "instance_norm",
     "kl_divergence",
     "l2_loss",
+    "layer_norm",
     "leaky_relu",
     "load_tuned",
+    "local_response_norm",
     "log_cosh",
     "log_sigmoid",
     "log_softmax",
@@ -112,6 +132,7 @@ __all__ = [
     "poly_loss_cross_entropy",
     "relu",
     "relu6",
+    "rms_norm",
     "selu",
     "sigmoid",
     "sigmoid_binary_cross_entropy",
@@ -124,6 +145,7 @@ __all__ = [
     "softplus",
     "squared_error",
     "squareplus",
+    "standardize",
     "swish",
     "tanh",
     "tune",

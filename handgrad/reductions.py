@@ -15,18 +15,20 @@ import functools
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax import lax
 
 from handgrad import sharding
 
-# Shorter rows are read at once, and more lanes than this leave nothing to take first.
-_LEAST, _MOST_LANES = 256, 512
+# Rows shorter than the first are read at once, than the second added up as they are;
+# more lanes than the third leave nothing to take first.
+_SHORT, _LEAST, _MOST_LANES = 32, 128, 512
 
 
 def maximum(x: jax.Array, axes: tuple[int, ...]) -> jax.Array:
     """The maximum over the axes, which stay with size 1; −∞ of nothing."""
     plain = functools.partial(jnp.max, axis=axes, keepdims=True, initial=-jnp.inf)
-    lanes = _lanes(x.shape[-1]) if _long_rows(x, axes) else 0
+    lanes = _lanes(x.shape[-1]) if _rows(x, axes) else 0
     if not lanes:
         return plain(x)
 
@@ -41,30 +43,74 @@ def maximum(x: jax.Array, axes: tuple[int, ...]) -> jax.Array:
 def total(x: jax.Array, axes: tuple[int, ...]) -> jax.Array:
     """The sum over the axes, which stay with size 1."""
     plain = functools.partial(jnp.sum, axis=axes, keepdims=True)
-    if not _long_rows(x, axes):
+    if not _rows(x, axes) or x.shape[-1] < _SHORT:
         return plain(x)
 
-    def product(x):
-        ones = jnp.ones((x.shape[-1], 1), x.dtype)
+    def by_product(x):
         # The barrier keeps what makes x, an exponential say, a vector operation.
-        return jnp.matmul(
-            lax.optimization_barrier(x), ones, precision=lax.Precision.HIGHEST
-        )
+        x = lax.optimization_barrier(x)
+        if x.shape[-1] < _LEAST:
+            return plain(x)
+        ones = jnp.ones((x.shape[-1], 1), x.dtype)
+        return jnp.matmul(x, ones, precision=lax.Precision.HIGHEST)
 
-    return lax.platform_dependent(x, cpu=product, default=plain)
+    return lax.platform_dependent(x, cpu=by_product, default=plain)
 
 
-def _long_rows(x: jax.Array, axes: tuple[int, ...]) -> bool:
+def _rows(x: jax.Array, axes: tuple[int, ...]) -> bool:
     return (
-        axes == (x.ndim - 1,)
-        and x.ndim > 1
-        and x.size > 0
-        and x.shape[-1] >= _LEAST
-        and sharding.of(x) is None
+        axes == (x.ndim - 1,) and x.ndim > 1 and x.size > 0 and sharding.of(x) is None
     )
 
 
 def _lanes(n: int) -> int:
     """The greatest number of lanes that divides n; 0 if there are too few."""
     most = max(d for d in range(1, _MOST_LANES + 1) if n % d == 0 and d < n)
-    return most if most >= _LEAST // 2 else 0
+    return most if most >= _LEAST else 0
+
+
+def two_totals(
+    a: jax.Array, b: jax.Array, axes: tuple[int, ...]
+) -> tuple[jax.Array, jax.Array]:
+    """The sums of two arrays of one shape over the axes, which stay with size 1.
+
+    Where the last axis is kept, both are added up in one pass over the innermost of
+    the others, a vector of channels at a time; what is left is small.
+    """
+    if axes == (a.ndim - 1,):
+        return total(a, axes), total(b, axes)
+    return _two_totals(a, b, axes, a.shape)
+
+
+@functools.partial(jax.custom_vjp, nondiff_argnums=(2, 3))
+def _two_totals(a, b, axes, shape):
+    def plain(a, b):
+        return tuple(jnp.sum(x, axes, keepdims=True) for x in (a, b))
+
+    inner = max((i for i in axes if i != a.ndim - 1), default=None)
+    if inner is None or a.size == 0:
+        return plain(a, b)
+
+    def one_pass(a, b):
+        def add(x, y):
+            return x[0] + y[0], x[1] + y[1]
+
+        zeros = (np.zeros((), a.dtype), np.zeros((), b.dtype))
+        sums = lax.optimization_barrier(lax.reduce((a, b), zeros, add, (inner,)))
+        return plain(*(lax.expand_dims(x, [inner]) for x in sums))
+
+    return lax.platform_dependent(a, b, cpu=one_pass, default=plain)
+
+
+def _two_totals_fwd(a, b, axes, shape):
+    residuals = ()  # linear
+    return _two_totals(a, b, axes, shape), residuals
+
+
+def _two_totals_bwd(axes, shape, residuals, cotangents):
+    """Each sum's error is that of all its terms."""
+    del axes, residuals
+    return tuple(jnp.broadcast_to(dy, shape) for dy in cotangents)
+
+
+_two_totals.defvjp(_two_totals_fwd, _two_totals_bwd)

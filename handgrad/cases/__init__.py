@@ -5,7 +5,14 @@ in which a rule is most easily wrong. `LAYERS` are measured: layers of real netw
 which carry the network's name. Those that are small enough are in both.
 """
 
-from handgrad.cases import activation, convolution, dense, loss, pooling
+from handgrad.cases import (
+    activation,
+    convolution,
+    dense,
+    loss,
+    normalization,
+    pooling,
+)
 from handgrad.cases.case import (
     PARAMETERS,
     Case,
@@ -18,7 +25,7 @@ from handgrad.cases.case import (
     uniform,
 )
 
-_FAMILIES = (convolution, dense, pooling, activation, loss)
+_FAMILIES = (convolution, dense, pooling, activation, normalization, loss)
 
 CASES: tuple[Case, ...] = tuple(case for family in _FAMILIES for case in family.CASES)
 LAYERS: tuple[Case, ...] = (

@@ -12,7 +12,9 @@ import jax.numpy as jnp
 import numpy as np
 
 # Arguments that every example shares: they have no batch dimension.
-PARAMETERS = frozenset({"kernel", "rhs", "bias"})
+PARAMETERS = frozenset(
+    {"kernel", "rhs", "bias", "scale", "mean", "variance", "negative_slope", "key"}
+)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -74,6 +76,14 @@ def uniform(*shape: int) -> Sample:
     )
 
 
+def key() -> Sample:
+    """The data of a key of `jax.random`."""
+    return Sample(
+        (2,),
+        lambda random, shape, dtype: random.integers(0, 2**32, shape, dtype=np.uint32),
+    )
+
+
 @dataclasses.dataclass(frozen=True, eq=False)  # itself is its identity
 class Case:
     """One named call of an op.
@@ -127,7 +137,7 @@ class Case:
     def with_examples(self, count: int) -> "Case":
         """Returns the case with another batch: every leading dimension is `count`.
 
-        Parameters (kernel, rhs, bias) have no batch and stay as they are. It is for a
+        Parameters (kernel, bias, ...) have no batch and stay as they are. It is for a
         case whose batch leads: the whole of a network's layer may be much to check.
         """
         samples = {
