@@ -8,6 +8,9 @@ derivation it comes from, and takes `implementation=`: `None` for the best formu
 from handgrad._dense import (
     dense,
 )
+from handgrad._dot_general import (
+    dot_general,
+)
 from handgrad._dropout import (
     dropout,
 )
@@ -102,6 +105,7 @@ __all__ = [
     "conv_transpose",
     "cosine_distance",
     "dense",
+    "dot_general",
     "dropout",
     "elu",
     "explain_choice",

@@ -591,12 +591,10 @@ def _grouped(
 ):
     """[N ... C] as [N ... G C/G]: the means are over all but N and G."""
     for name, value in {"scale": scale, "bias": bias}.items():
-        arguments.require(
-            value is None or jnp.shape(value) == x.shape[-1:],
-            op,
-            f"{name} must have shape {x.shape[-1:]}, one number for each channel, got "
-            f"shape {jnp.shape(value)}",
-        )
+        if value is not None:
+            got, want = jnp.shape(value), x.shape[-1:]
+            each = f"{name} must have shape {want}, one number for each channel"
+            arguments.require(got == want, op, f"{each}, got shape {got}")
     where = arguments.mask(op, "where", where, x.shape)
 
     def split(a):

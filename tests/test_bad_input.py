@@ -5,6 +5,7 @@ import jax.numpy as jnp
 import pytest
 
 import handgrad
+from handgrad.cases.activation import ELEMENTWISE
 
 IMAGE = jnp.ones((2, 6, 6, 4))
 KERNEL = jnp.ones((3, 3, 4, 8))
@@ -86,6 +87,122 @@ CONVS = [
     ),
 ]
 
+NORMS = [
+    (
+        lambda: handgrad.batch_norm(IMAGE, jnp.ones(3)),
+        ValueError,
+        r"batch_norm: scale must have shape \(4,\).*got shape \(3,\)",
+    ),
+    (
+        lambda: handgrad.batch_norm(IMAGE, mean=jnp.ones(4)),
+        ValueError,
+        r"batch_norm: mean and variance must be given together",
+    ),
+    (
+        lambda: handgrad.batch_norm(IMAGE, mean=jnp.ones(3), variance=jnp.ones(3)),
+        ValueError,
+        r"batch_norm: mean must have shape \(4,\), got \(3,\)",
+    ),
+    (
+        lambda: handgrad.batch_norm(IMAGE, axis=4),
+        ValueError,
+        r"batch_norm: axis \(=4\)",
+    ),
+    (
+        lambda: handgrad.batch_norm(IMAGE, activation="tanh"),
+        ValueError,
+        r"batch_norm: activation \(='tanh'\) must be None or 'relu'",
+    ),
+    (
+        lambda: handgrad.batch_norm(IMAGE, where=jnp.ones(4)),
+        TypeError,
+        r"batch_norm: where must be boolean",
+    ),
+    (
+        lambda: handgrad.group_norm(IMAGE, num_groups=3),
+        ValueError,
+        r"group_norm: num_groups \(=3\) must divide the 4 channels",
+    ),
+    (
+        lambda: handgrad.group_norm(IMAGE, group_size=2),
+        ValueError,
+        r"group_norm: either num_groups \(=32\) or group_size \(=2\) must be None",
+    ),
+    (
+        lambda: handgrad.group_norm(IMAGE, jnp.ones(3), num_groups=2),
+        ValueError,
+        r"group_norm: scale must have shape \(4,\)",
+    ),
+    (lambda: handgrad.instance_norm(LOGITS), ValueError, r"instance_norm: x must have"),
+    (lambda: handgrad.layer_norm(1), TypeError, r"layer_norm: x must be floating"),
+    (
+        lambda: handgrad.layer_norm(IMAGE, bias=LOGITS, axis=(1, -1)),
+        ValueError,
+        r"layer_norm: bias must have shape \(6, 4\)",
+    ),
+    (lambda: handgrad.rms_norm(IMAGE, axis=7), ValueError, r"rms_norm: axis \(=7\)"),
+    (
+        lambda: handgrad.standardize(LOGITS, mean=LOGITS, variance=LOGITS),
+        ValueError,
+        r"standardize: mean must broadcast to shape \(3, 1\)",
+    ),
+    (
+        lambda: handgrad.local_response_norm(IMAGE, 0),
+        ValueError,
+        r"local_response_norm: size \(=0\)",
+    ),
+    (
+        lambda: handgrad.local_response_norm(IMAGE, k=0.0),
+        ValueError,
+        r"local_response_norm: k \(=0.0\) must be above 0",
+    ),
+]
+
+PAIRS = ("l2_loss", "huber_loss", "log_cosh", "cosine_distance", "kl_divergence")
+LOSSES = [
+    *(
+        (
+            lambda name=name: getattr(handgrad, name)(LOGITS, LOGITS[0]),
+            ValueError,
+            rf"{name}: the arguments must have one shape",
+        )
+        for name in (
+            *PAIRS,
+            "hinge_loss",
+            "sigmoid_focal_loss",
+            "poly_loss_cross_entropy",
+        )
+    ),
+    *(
+        (
+            lambda name=name: getattr(handgrad, name)(LOGITS, LOGITS.astype("float16")),
+            TypeError,
+            rf"{name}: the arguments must have one dtype",
+        )
+        for name in PAIRS
+    ),
+    (
+        lambda: handgrad.multiclass_hinge_loss(LOGITS, jnp.zeros(4, int)),
+        ValueError,
+        r"multiclass_hinge_loss: labels must have shape \(3,\)",
+    ),
+    (
+        lambda: handgrad.multiclass_hinge_loss(LOGITS, LOGITS[:, 0]),
+        TypeError,
+        r"multiclass_hinge_loss: labels must be integer",
+    ),
+    (
+        lambda: handgrad.multiclass_hinge_loss(jnp.ones((3, 0)), jnp.zeros(3, int)),
+        ValueError,
+        r"multiclass_hinge_loss: scores must have shape",
+    ),
+    (
+        lambda: handgrad.cosine_distance(LOGITS, LOGITS, axis=2),
+        ValueError,
+        r"cosine_distance: axis \(=2\)",
+    ),
+]
+
 OTHERS = [
     (
         lambda: handgrad.dense(jnp.ones((2, 3)), jnp.ones((4, 5))),
@@ -113,8 +230,62 @@ OTHERS = [
         r"add_bias: bias must have shape \(3,\)",
     ),
     (lambda: handgrad.add_bias(1.0, jnp.ones(1)), ValueError, r"add_bias: x must"),
-    (lambda: handgrad.sigmoid(1), TypeError, r"sigmoid: x must be floating, got dtype"),
+    *(
+        (
+            lambda name=name: getattr(handgrad, name)(1),
+            TypeError,
+            rf"{name}: x must be floating, got dtype",
+        )
+        for name in ELEMENTWISE
+        if name != "relu"
+    ),
     (lambda: handgrad.tanh(jnp.ones(2, complex)), TypeError, r"tanh: x .* complex64"),
+    (
+        lambda: handgrad.leaky_relu(LOGITS, jnp.ones(3)),
+        ValueError,
+        r"leaky_relu: negative_slope must broadcast to .* \(3, 5\), got \(3,",
+    ),
+    (lambda: handgrad.elu(LOGITS, "a"), TypeError, r"elu: alpha must be"),
+    (lambda: handgrad.glu(LOGITS), ValueError, r"glu: the 5 entries along axis \(=1\)"),
+    (lambda: handgrad.glu(LOGITS, 2), ValueError, r"glu: axis \(=2\)"),
+    (
+        lambda: handgrad.logsumexp(LOGITS, b=jnp.ones(4)),
+        ValueError,
+        r"logsumexp: b must broadcast to shape \(3, 5\)",
+    ),
+    (lambda: handgrad.logsumexp(LOGITS, 2), ValueError, r"logsumexp: axis \(=2\)"),
+    (
+        lambda: handgrad.dot_general(LOGITS, IMAGE, (((1,), (1,)), ((), ()))),
+        ValueError,
+        r"dot_general: the contracting axes must have the same sizes, got \(5,\) of",
+    ),
+    (
+        lambda: handgrad.dot_general(LOGITS, LOGITS, (((1,), (1,)), ((1,), (1,)))),
+        ValueError,
+        r"dot_general: an axis is either contracted or batched",
+    ),
+    (
+        lambda: handgrad.dot_general(LOGITS, LOGITS, (((2,), (1,)), ((), ()))),
+        ValueError,
+        r"dot_general: axis \(=\(2,\)\)",
+    ),
+    (
+        lambda: handgrad.dropout(jax.random.key(0), LOGITS, 1.0),
+        ValueError,
+        r"dropout: rate \(=1.0\) must be in \[0, 1\)",
+    ),
+    (
+        lambda: handgrad.dropout(jax.random.key(0), LOGITS, 0.5, broadcast_axes=(2,)),
+        ValueError,
+        r"dropout: axis \(=\(2,\)\)",
+    ),
+    (
+        lambda: handgrad.dropout(LOGITS, LOGITS, 0.5),
+        TypeError,
+        r"dropout: key must be a key of jax.random",
+    ),
+    *NORMS,
+    *LOSSES,
     (lambda: handgrad.relu(1j), TypeError, r"relu: x must be real, got dtype complex"),
     (lambda: handgrad.relu(None), TypeError, r"relu: x must be an array"),
     (lambda: handgrad.softmax(LOGITS, axis=2), ValueError, r"softmax: axis \(=2\)"),

@@ -7,7 +7,16 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from handgrad import _dense, cases, elementwise, measure, windows
+from handgrad import (
+    _dense,
+    _dot_general,
+    cases,
+    elementwise,
+    local_response,
+    measure,
+    normalization,
+    windows,
+)
 from handgrad.activation import log_sum_exp
 from handgrad.convolution import (
     gemm,
@@ -118,6 +127,27 @@ def mistake_a_logarithm(monkeypatch):
     monkeypatch.setattr(distance, "_log", lambda t: right(t) * 1.001)
 
 
+def forget_a_mean(monkeypatch):
+    right = normalization.reductions.two_totals
+
+    def wrong(*args):
+        first, second = right(*args)
+        return first, second * 0.999
+
+    monkeypatch.setattr(normalization.reductions, "two_totals", wrong)
+
+
+def spoil_a_cotangent(monkeypatch):
+    right = _dot_general._cotangent
+    wrong = lambda *args: right(*args) * 1.001
+    monkeypatch.setattr(_dot_general, "_cotangent", wrong)
+
+
+def forget_a_window(monkeypatch):
+    right = local_response._ends
+    monkeypatch.setattr(local_response, "_ends", lambda spec: right(spec)[::-1])
+
+
 def transpose_the_patches(monkeypatch):
     right = gemm.patches
     monkeypatch.setattr(
@@ -225,6 +255,11 @@ MUTATIONS = [
     (spoil_one_entry, "dense", "hand", ["lenet5 dense 1"]),
     (forget_the_label, "softmax_cross_entropy", "hand", ["lenet5 loss"]),
     (forget_the_label, "poly_loss_cross_entropy", "hand", ["soft labels"]),
+    (forget_a_mean, "batch_norm", "hand", ["image"]),
+    (forget_a_mean, "layer_norm", "hand", ["last axis"]),
+    (forget_a_mean, "group_norm", "hand", ["image"]),
+    (forget_a_window, "local_response_norm", "hand", ["even"]),
+    (spoil_a_cotangent, "dot_general", "hand", ["two contracted, one batch"]),
     (mistake_a_logarithm, "kl_divergence", "hand", ["last axis"]),
     (
         forget_the_label,

@@ -10,8 +10,8 @@ from jax.sharding import AxisType, NamedSharding
 from jax.sharding import PartitionSpec as P
 
 import handgrad
-from handgrad import cases, measure
-from handgrad.cases import Case, classes, normal, uniform
+from handgrad import cases, elementwise, measure
+from handgrad.cases import Case, activation, classes, key, normal, uniform
 
 POOL = {"window_shape": (3, 3), "strides": (2, 2), "padding": "SAME"}
 PATCH = {"window_shape": (2, 2), "strides": 2}
@@ -63,6 +63,14 @@ CASES = {
             PATCH | {"image_shape": (4, 4)},
         )
     ],
+    "dot_general": [
+        Case(
+            "dot_general",
+            "matrices",
+            {"lhs": normal(8, 5), "rhs": normal(4, 5)},
+            {"dimension_numbers": (((1,), (1,)), ((), ()))},
+        )
+    ],
     "dense": [
         Case(
             "dense",
@@ -75,44 +83,76 @@ CASES = {
     "avg_pool": [Case("avg_pool", "3x3/2", {"inputs": normal(8, 6, 6, 2)}, POOL)],
     **{
         rule: [Case(rule, "batch", {"x": normal(8, 5)})]
-        for rule in ("sigmoid", "tanh", "relu", "softmax", "log_softmax")
+        for rule in (*activation.ELEMENTWISE, "softmax", "log_softmax")
     },
-    "softmax_cross_entropy": [
+    "glu": [Case("glu", "batch", {"x": normal(8, 6)})],
+    "logsumexp": [Case("logsumexp", "batch", {"a": normal(8, 5)}, {"axis": 1})],
+    # Group, instance and RMS norm follow the rule of these.
+    "batch_norm": [
         Case(
+            "batch_norm",
+            "inference",
+            {"x": normal(8, 5)}
+            | {n: uniform(5) for n in ("scale", "bias", "mean", "variance")},
+            {"activation": "relu"},
+        )
+    ],
+    **{
+        rule: [Case(rule, "batch", {"x": normal(8, 3, 6), "scale": normal(6)}, options)]
+        for rule, options in {
+            "layer_norm": {},
+            "rms_norm": {},
+            "group_norm": {"num_groups": 2},
+            "instance_norm": {},
+        }.items()
+    },
+    "standardize": [Case("standardize", "batch", {"x": normal(8, 5)})],
+    "local_response_norm": [Case("local_response_norm", "batch", {"x": normal(8, 5)})],
+    "dropout": [
+        Case(
+            "dropout",
+            "one mask for all examples",
+            {"key": key(), "x": normal(8, 5)},
+            {"rate": 0.5, "broadcast_axes": (0,)},
+        )
+    ],
+    **{
+        rule: [Case(rule, "batch", {"logits": normal(8, 5), "labels": uniform(8, 5)})]
+        for rule in (
             "softmax_cross_entropy",
-            "batch",
-            {"logits": normal(8, 5), "labels": uniform(8, 5)},
-        )
-    ],
-    "softmax_cross_entropy_with_integer_labels": [
-        Case(
-            "softmax_cross_entropy_with_integer_labels",
-            "batch",
-            {"logits": normal(8, 5), "labels": classes(5, 8)},
-        )
-    ],
-    "sigmoid_binary_cross_entropy": [
-        Case(
+            "poly_loss_cross_entropy",
             "sigmoid_binary_cross_entropy",
-            "batch",
-            {"logits": normal(8, 5), "labels": uniform(8, 5)},
+            "sigmoid_focal_loss",
         )
-    ],
-    "squared_error": [
-        Case(
-            "squared_error",
-            "batch",
-            {"predictions": normal(8, 5), "targets": normal(8, 5)},
+    },
+    **{
+        rule: [Case(rule, "batch", {name: normal(8, 5), "labels": classes(5, 8)})]
+        for rule, name in (
+            ("softmax_cross_entropy_with_integer_labels", "logits"),
+            ("multiclass_hinge_loss", "scores"),
         )
-    ],
+    },
+    **{
+        rule: [Case(rule, "batch", {name: normal(8, 5), "targets": uniform(8, 5)})]
+        for rule, name in (
+            ("squared_error", "predictions"),
+            ("l2_loss", "predictions"),
+            ("huber_loss", "predictions"),
+            ("log_cosh", "predictions"),
+            ("cosine_distance", "predictions"),
+            ("hinge_loss", "predictor_outputs"),
+            ("kl_divergence", "log_predictions"),
+        )
+    },
 }
-REPLICATED = ("kernel", "bias", "rhs")
+# Those of one elementwise rule are alike on any mesh: two of them are run.
+ALIKE = {*elementwise.CURVES} - {"relu", "leaky_relu"}
 PAIRS = [
     (formula, case)
     for rule, listed in CASES.items()
     for formula in handgrad.RULES[rule].formulas
     for case in listed
-    if measure.suitable(formula, case)
+    if rule not in ALIKE and measure.suitable(formula, case)
 ]
 every_pair = pytest.mark.parametrize(("formula", "case"), PAIRS, ids=str)
 
@@ -122,7 +162,7 @@ def test_every_rule_has_a_case():
 
 
 def specs(arrays):
-    return {n: P() if n in REPLICATED else P("data") for n in arrays}
+    return {n: P() if n in cases.PARAMETERS else P("data") for n in arrays}
 
 
 def mesh(axis_type):
