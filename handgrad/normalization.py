@@ -151,14 +151,15 @@ def _normalize_bwd(spec, residuals, cotangents):
         sums = dy, product
     dbias, dscale = _parameters(*sums, bias, scale)
     devices = 1 if spec.axis_name is None else lax.axis_size(spec.axis_name)
-    along = r * spec.across(total_g_normal) / count
-    along -= 2 * dvariance / (r * count * devices)
+    count_of_all = count * devices
+    along = spec.across(total_g_normal) / count
+    along -= 2 * dvariance / (lax.square(r) * count_of_all)
     away = along * normal
     if mean is not None:
-        away += r * spec.across(total_g) / count - dmean / (count * devices)
+        away += spec.across(total_g) / count - dmean / (r * count_of_all)
     if where is not None:  # the others are normalised, but no part of the statistics
         away = jnp.where(where, away, 0)
-    dx = r * g - away
+    dx = r * (g - away)
     return dx.astype(x.dtype), dscale, dbias, None
 
 
