@@ -13,11 +13,19 @@ import numpy as np
 
 from experiments.benchmark import pytorch
 from handgrad import cases, measure
-from handgrad.cases import Case
+from handgrad.cases import Case, activation, dense, loss, normalization
 from handgrad.convolution import choose
 
 # The rules whose layers `ops` measures.
-MEASURED = ("conv", "conv_transpose")
+MEASURED = (
+    "conv",
+    "conv_transpose",
+    *dict.fromkeys(
+        case.rule
+        for family in (dense, activation, normalization, loss)
+        for case in family.LAYERS
+    ),
+)
 
 FORWARD, ALL = "forward", "all"
 # What the gradient of an argument is called; its first word names it to --directions.
@@ -25,6 +33,12 @@ GRADIENTS = {
     "x": "input gradient",
     "lhs": "input gradient",
     "inputs": "input gradient",
+    "a": "input gradient",
+    "logits": "input gradient",
+    "log_predictions": "input gradient",
+    "predictions": "input gradient",
+    "predictor_outputs": "input gradient",
+    "scores": "input gradient",
     "kernel": "kernel gradient",
     "rhs": "kernel gradient",
 }

@@ -84,19 +84,25 @@ CASES = (
 _IMAGE = (8, 56, 56, 64)
 LAYERS = (
     *(
-        Case(rule, "8x56x56x64", {"x": normal(*_IMAGE)}, network="resnet18")
+        Case(rule, f"resnet18 {rule}", {"x": normal(*_IMAGE)}, network="resnet18")
         for rule in ELEMENTWISE
     ),
     Case(
         "gelu",
-        "8x56x56x64 exact",
+        "convnext exact gelu",
         {"x": normal(*_IMAGE)},
         {"approximate": False},
         "convnext",
     ),
-    Case("glu", "8x56x56x64", {"x": normal(*_IMAGE)}, network="convnext"),
+    Case("glu", "convnext glu", {"x": normal(*_IMAGE)}, network="convnext"),
     *(
-        Case(rule, "256x10000", {name: normal(256, 10000)}, {"axis": -1}, "classifier")
+        Case(
+            rule,
+            f"classifier {rule}",
+            {name: normal(256, 10000)},
+            {"axis": -1},
+            "classifier",
+        )
         for rule, name in (("softmax", "x"), ("log_softmax", "x"), ("logsumexp", "a"))
     ),
 )

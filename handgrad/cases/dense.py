@@ -43,7 +43,7 @@ LAYERS = (
     ),
     Case(
         "dot_general",
-        "attention scores",
+        "transformer attention scores",
         {"lhs": normal(8, 256, 8, 64), "rhs": normal(8, 256, 8, 64)},
         {"dimension_numbers": (((3,), (3,)), ((0, 2), (0, 2)))},
         network="transformer",

@@ -147,7 +147,7 @@ LAYERS = (
     *(
         Case(
             "softmax_cross_entropy_with_integer_labels",
-            f"{n}x{c}",
+            f"classifier {n}x{c}",
             {"logits": normal(n, c), "labels": classes(c, n)},
             network="classifier",
         )
@@ -156,7 +156,7 @@ LAYERS = (
     *(
         Case(
             rule,
-            "4096x1000",
+            f"classifier {rule}",
             {"logits": normal(*_PAIR), "labels": one_hot(*_PAIR)},
             network="classifier",
         )
@@ -169,14 +169,14 @@ LAYERS = (
     ),
     Case(
         "multiclass_hinge_loss",
-        "4096x1000",
+        "classifier multiclass_hinge_loss",
         {"scores": normal(*_PAIR), "labels": classes(1000, 4096)},
         network="classifier",
     ),
     *(
         Case(
             rule,
-            "4096x1000",
+            f"classifier {rule}",
             {first: normal(*_PAIR), "targets": uniform(*_PAIR)},
             network="classifier",
         )

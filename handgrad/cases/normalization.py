@@ -86,36 +86,34 @@ CASES = (
 
 _RESNET = ((112, 64), (56, 64), (28, 128), (14, 256), (7, 512))
 _CONVNEXT = ((56, 96), (28, 192), (14, 384), (7, 768))
+
+
+def _layer(network, rule, name, shape, **options) -> Case:
+    return _norm(rule, f"{network} {name}", shape, network=network, **options)
+
+
 LAYERS = (
     *(
-        _norm(
-            "batch_norm",
-            f"{c} {h}px relu",
-            (8, h, h, c),
-            network="resnet18",
-            activation="relu",
-        )
+        _layer("resnet18", "batch_norm", f"{c} {h}px", (8, h, h, c), activation="relu")
         for h, c in _RESNET
     ),
     *(
-        _norm("layer_norm", f"{c} {h}px", (8, h, h, c), network="convnext")
+        _layer("convnext", "layer_norm", f"{c} {h}px", (8, h, h, c))
         for h, c in _CONVNEXT
     ),
-    _norm("rms_norm", "8x512x768", (8, 512, 768), network="transformer"),
-    _norm(
-        "standardize", "8x512x768", (8, 512, 768), parameters=(), network="transformer"
-    ),
-    _norm("group_norm", "64 56px", (8, 56, 56, 64), network="resnet18"),
-    _norm("instance_norm", "64 56px", (8, 56, 56, 64), network="resnet18"),
+    _layer("transformer", "rms_norm", "768", (8, 512, 768)),
+    _layer("transformer", "standardize", "768", (8, 512, 768), parameters=()),
+    _layer("resnet18", "group_norm", "groups 64 56px", (8, 56, 56, 64)),
+    _layer("resnet18", "instance_norm", "instance 64 56px", (8, 56, 56, 64)),
     Case(
         "local_response_norm",
-        "96 27px",
+        "alexnet 96 27px",
         {"x": normal(8, 27, 27, 96)},
         network="alexnet",
     ),
     Case(
         "dropout",
-        "4096",
+        "alexnet dense 1",
         {"key": key(), "x": normal(256, 4096)},
         {"rate": 0.5},
         network="alexnet",
