@@ -4,8 +4,9 @@
     mish  t + x t'                  hard_silu  (2x + 3) / 6 between −3 and 3
 
 Each keeps x alone and computes the rest anew, which costs less than to read it. Far out
-on either side a factor that is 0 meets one that is ∞; there x is held at a bound beyond
-which the derivative is exactly 0 or 1 in every dtype, so no NaN arises.
+on either side a factor that is 0 meets one that is ∞; there x is held at a bound, so no
+NaN arises. All else is written as in the forward pass, so that within one program the
+compiler computes it once.
 """
 
 import math
@@ -17,15 +18,19 @@ from jax import lax
 from handgrad.elementwise import apply, elementwise
 
 
+def _bounded(x):
+    """x as a factor of what is 0 in every dtype beyond these bounds."""
+    return jnp.clip(x, -1e3, 1e3)
+
+
 def _times(x, factor):
     """x · factor, where the factor is 0 at −∞."""
     return jnp.maximum(x, -1e4) * factor
 
 
 def _silu_slope(x, dy):
-    x = jnp.clip(x, -1e3, 1e3)
     p = lax.logistic(x)
-    return p * (1 + x * (1 - p)) * dy
+    return p * (1 + _bounded(x) * (1 - p)) * dy
 
 
 elementwise(
@@ -75,9 +80,8 @@ def _mish(x):
 
 def _mish_slope(x, dy):
     """t + x dt/dx, with t = n / (n + 2) and dt/dx = 4e (e + 1) / (n + 2)²."""
-    x = jnp.clip(x, -1e3, 1e3)
     n, e = _mish_terms(x)
-    return (n / (n + 2) + x * 4 * e * (e + 1) / lax.square(n + 2)) * dy
+    return (n / (n + 2) + _bounded(x) * 4 * e * (e + 1) / lax.square(n + 2)) * dy
 
 
 elementwise(
@@ -172,12 +176,12 @@ def _gelu(x, approximate):
 
 def _gelu_slope(x, dy, approximate):
     """Φ(x) + x φ(x), or the same of the approximation of Φ."""
-    x = jnp.clip(x, -40, 40)
+    bounded = _bounded(x)
     if approximate:
-        t, u = _gelu_tanh(x), _SQRT_2_PI * (1 + 3 * _CUBE * lax.square(x))
-        return 0.5 * ((1 + t) + x * ((1 - t) * (1 + t)) * u) * dy
+        t, u = _gelu_tanh(x), _SQRT_2_PI * (1 + 3 * _CUBE * lax.square(bounded))
+        return 0.5 * ((1 + t) + bounded * ((1 - t) * (1 + t)) * u) * dy
     density = jnp.exp(-0.5 * lax.square(x)) / math.sqrt(2 * math.pi)
-    return (0.5 * lax.erfc(-x * math.sqrt(0.5)) + x * density) * dy
+    return (0.5 * lax.erfc(-x * math.sqrt(0.5)) + bounded * density) * dy
 
 
 elementwise(

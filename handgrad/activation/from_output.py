@@ -13,9 +13,17 @@ from jax import lax
 
 from handgrad.elementwise import apply, elementwise
 
+_LEAST = 1e-37  # instead of 0 in a denominator
+
 
 def _softplus(x):
     return jnp.maximum(x, 0) + jnp.log1p(jnp.exp(-jnp.abs(x)))  # exp cannot overflow
+
+
+def _one_minus_exp(x):
+    """1 − exp(−x) = 2t / (1 + t) with t = tanh(x/2): small x keep their digits."""
+    t = jnp.tanh(0.5 * x)
+    return 2 * t / (1 + t)
 
 
 def _elu(x, alpha):
@@ -348,7 +356,7 @@ def celu(
 elementwise(
     "softplus",
     value=_softplus,
-    from_output=lambda y, dy: -jnp.expm1(-y) * dy,
+    from_output=lambda y, dy: _one_minus_exp(y) * dy,
     autodiff=jax.nn.softplus,
     source="Dugas et al. 2000",
 )
@@ -382,7 +390,7 @@ def softplus(x: jax.Array, *, implementation: str | None = None) -> jax.Array:
 elementwise(
     "log_sigmoid",
     value=lambda x: -_softplus(-x),
-    from_output=lambda y, dy: -jnp.expm1(y) * dy,
+    from_output=lambda y, dy: _one_minus_exp(-y) * dy,
     autodiff=jax.nn.log_sigmoid,
 )
 
@@ -526,22 +534,19 @@ elementwise(
 
 
 def _root(x, b):
-    """√(x² + b), which is |x| where x² overflows."""
-    bounded = jnp.clip(x, -1e9, 1e9)
-    return jnp.where(x == bounded, jnp.sqrt(lax.square(bounded) + b), jnp.abs(x))
+    return jnp.sqrt(lax.square(x) + b)  # ∞ where x² overflows: b is nothing there
 
 
 def _squareplus(x, b):
-    """For x < 0 the sum x + √(x² + b) cancels; b / (√(x² + b) − x) is equal to it."""
-    root = _root(x, b)
-    below = b / jnp.where(x < 0, root - x, 1)
-    return jnp.where(x < 0, below, x + root) / 2
+    """√(x² + b) = |x| + b / (|x| + √(x² + b)), of which nothing cancels below 0."""
+    size = jnp.maximum(jnp.abs(x) + _root(x, b), _LEAST)
+    return jnp.maximum(x, 0) + 0.5 * b / size
 
 
 def _squareplus_slope(y, b):
     """∂y/∂x = y / √(x² + b) = y² / (y² + b/4), since x = y − b / (4y)."""
-    square = lax.square(jnp.where(y > 0, jnp.minimum(y, 1e9), 1))
-    return jnp.where(y > 0, square / (square + b / 4), 0)
+    square = lax.square(jnp.minimum(y, 1e18))
+    return square / (jnp.maximum(square, _LEAST) + 0.25 * b)
 
 
 def squareplus(

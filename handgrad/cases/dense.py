@@ -43,9 +43,9 @@ LAYERS = (
     ),
     Case(
         "dot_general",
-        "transformer attention scores",
-        {"lhs": normal(8, 256, 8, 64), "rhs": normal(8, 256, 8, 64)},
-        {"dimension_numbers": (((3,), (3,)), ((0, 2), (0, 2)))},
+        "transformer projection",
+        {"lhs": normal(8, 256, 512), "rhs": normal(512, 512)},
+        {"dimension_numbers": (((2,), (0,)), ((), ()))},
         network="transformer",
     ),
 )

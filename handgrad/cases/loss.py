@@ -157,14 +157,14 @@ LAYERS = (
         Case(
             rule,
             f"classifier {rule}",
-            {"logits": normal(*_PAIR), "labels": one_hot(*_PAIR)},
+            {"logits": normal(*_PAIR), "labels": labels(*_PAIR)},
             network="classifier",
         )
-        for rule in (
-            "softmax_cross_entropy",
-            "poly_loss_cross_entropy",
-            "sigmoid_binary_cross_entropy",
-            "sigmoid_focal_loss",
+        for rule, labels in (
+            ("softmax_cross_entropy", one_hot),
+            ("poly_loss_cross_entropy", one_hot),
+            ("sigmoid_binary_cross_entropy", one_hot),
+            ("sigmoid_focal_loss", uniform),
         )
     ),
     Case(

@@ -11,7 +11,7 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
-from handgrad import arguments, sharding
+from handgrad import arguments, reductions, sharding
 from handgrad.activation.log_sum_exp import masked, maximum_and_sum
 from handgrad.rules import RULES, register
 
@@ -105,8 +105,8 @@ def _cross_entropy_value(logits, labels, where, axes):
     counts = labels != 0 if where is None else where & (labels != 0)
     terms = _negative_log_probabilities(logits, *normalizer)
     terms *= labels.astype(terms.dtype)
-    loss = jnp.sum(jnp.where(counts, terms, 0), axes)
-    return loss.astype(logits.dtype), normalizer
+    loss = reductions.total(jnp.where(counts, terms, 0), axes)
+    return lax.squeeze(loss, axes).astype(logits.dtype), normalizer
 
 
 @register(

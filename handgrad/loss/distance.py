@@ -6,7 +6,7 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
-from handgrad import arguments, sharding
+from handgrad import arguments, reductions, sharding
 from handgrad.rules import RULES, register
 
 
@@ -182,7 +182,7 @@ def _kl_divergence(x, t, where, axes):
     x, wide = _wide(x, t)
     counts = wide != 0 if where is None else where & (wide != 0)
     terms = jnp.where(counts, wide * (_log(wide) - x), 0)
-    return jnp.sum(terms, axes).astype(t.dtype)
+    return lax.squeeze(reductions.total(terms, axes), axes).astype(t.dtype)
 
 
 def _kl_divergence_fwd(x, t, where, axes):

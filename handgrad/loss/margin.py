@@ -1,12 +1,10 @@
 """Losses of a margin: no error, and no gradient, beyond it."""
 
-import functools
-
 import jax
 import jax.numpy as jnp
 from jax import lax
 
-from handgrad import arguments, sharding
+from handgrad import arguments, reductions, sharding
 from handgrad.rules import RULES, register
 
 
@@ -92,8 +90,8 @@ def multiclass_hinge_loss(
       implementation: `None` or "hand" for the derived rule, "autodiff" for JAX's own.
 
     Returns:
-      The loss of each example [...]. Of several equal maxima the first takes the
-      gradient (JAX shares it out).
+      The loss of each example [...]. Several equal maxima share the gradient, as in
+      JAX.
 
     Raises:
       TypeError: `scores` is not floating point, or `labels` not integer.
@@ -104,7 +102,8 @@ def multiclass_hinge_loss(
       >>> jax.grad(handgrad.multiclass_hinge_loss)(jnp.array([1.0, 3.0, 0.0]), 0)
       Array([-1.,  1.,  0.], dtype=float32)
 
-    Source: Crammer & Singer 2001, JMLR 2:265; the residuals are two indices an example.
+    Source: Crammer & Singer 2001, JMLR 2:265. Kept are the scores, which were there
+    before, and their maximum.
     """
     op = "multiclass_hinge_loss"
     scores = arguments.array(op, "scores", scores, kind="floating")
@@ -121,7 +120,7 @@ def multiclass_hinge_loss(
         f"without its last axis, got {labels.shape}",
     )
     scores, labels = sharding.align(scores, labels.astype(jnp.int32))
-    return RULES[op].choose(implementation)(scores, labels, scores.shape[-1])
+    return RULES[op].choose(implementation)(scores, labels)
 
 
 def _is(index, classes):
@@ -131,17 +130,22 @@ def _is(index, classes):
     return i == lax.expand_dims(index, [index.ndim])
 
 
-def _autodiff_multiclass_hinge(scores, labels, classes):
-    one_hot = _is(labels, classes).astype(scores.dtype)
+def _autodiff_multiclass_hinge(scores, labels):
+    one_hot = _is(labels, scores.shape[-1]).astype(scores.dtype)
     return jnp.max(scores + 1 - one_hot, -1) - jnp.sum(scores * one_hot, -1)
 
 
-def _multiclass_value(scores, labels):
+def _margins(scores, labels):
+    """scores_i + [i ≠ label]."""
     is_label = _is(labels, scores.shape[-1])
-    margins = scores + jnp.where(is_label, 0, 1).astype(scores.dtype)
-    highest = lax.argmax(margins, scores.ndim - 1, jnp.int32)
+    return scores + jnp.where(is_label, 0, 1).astype(scores.dtype), is_label
+
+
+def _multiclass_value(scores, labels):
+    margins, is_label = _margins(scores, labels)
+    highest = reductions.maximum(margins, (scores.ndim - 1,))
     label_scores = jnp.sum(jnp.where(is_label, scores, 0), -1)
-    return jnp.max(margins, -1) - label_scores, highest
+    return lax.squeeze(highest, [scores.ndim - 1]) - label_scores, highest
 
 
 @register(
@@ -149,23 +153,27 @@ def _multiclass_value(scores, labels):
     source="Crammer & Singer 2001",
     autodiff=_autodiff_multiclass_hinge,
 )
-@functools.partial(jax.custom_vjp, nondiff_argnums=(2,))
-def _multiclass_hinge_loss(scores, labels, classes):
+@jax.custom_vjp
+def _multiclass_hinge_loss(scores, labels):
     loss, _ = _multiclass_value(scores, labels)
     return loss
 
 
-def _multiclass_hinge_loss_fwd(scores, labels, classes):
+def _multiclass_hinge_loss_fwd(scores, labels):
     loss, highest = _multiclass_value(scores, labels)
-    residuals = (highest, labels)  # where the two ones of the gradient are
+    residuals = (scores, labels, lax.stop_gradient(highest))
     return loss, residuals
 
 
-def _multiclass_hinge_loss_bwd(classes, residuals, dy):
+def _multiclass_hinge_loss_bwd(residuals, dy):
     """dscores_i = ([i is the maximum's] − [i = label]) dy."""
+    scores, labels, highest = residuals
+    margins, is_label = _margins(scores, labels)
+    wins = margins == highest
+    shares = reductions.total(wins.astype(dy.dtype), (scores.ndim - 1,))
     dy = lax.expand_dims(dy, [dy.ndim])
-    up, down = (jnp.where(_is(index, classes), dy, 0) for index in residuals)
-    return up - down, None
+    share = dy / jnp.maximum(shares, 1)
+    return jnp.where(wins, share, 0) - jnp.where(is_label, dy, 0), None
 
 
 _multiclass_hinge_loss.defvjp(_multiclass_hinge_loss_fwd, _multiclass_hinge_loss_bwd)
