@@ -3,13 +3,13 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from experiments.models import MODELS, bind, offers
+from experiments.models import MODELS, bind, convnext, mobilenet, offers, resnet, small
 
 SHAPES = [(28, 28, 1), (32, 32, 3)]
 
 
 @pytest.mark.parametrize("image_shape", SHAPES, ids=str)
-@pytest.mark.parametrize("name", MODELS)
+@pytest.mark.parametrize("name", small.MODELS)
 def test_gradients_agree_with_autodiff(name, image_shape):
     model = MODELS[name]
     keys = jax.random.split(jax.random.key(0), 3)
@@ -32,6 +32,63 @@ def test_gradients_agree_with_autodiff(name, image_shape):
     ):
         scale = float(jnp.abs(autodiff).max())
         np.testing.assert_allclose(hand, autodiff, rtol=1e-5, atol=1e-5 * scale)
+
+
+# The same networks with fewer channels and blocks: a step of each compiles in seconds.
+TINY = {
+    "resnet": resnet.model((3, 5), (1, 1)),
+    "mobilenet": mobilenet.model(((1, 3, 1, 1), (2, 4, 2, 2)), 4, 6),
+    "convnext": convnext.model((3, 5), (1, 1)),
+}
+
+
+@pytest.mark.parametrize("name", TINY)
+def test_a_step_agrees_with_autodiff(name):
+    """In float64: relu's kinks and the norms would magnify float32's rounding."""
+    model, random = TINY[name], np.random.default_rng(0)
+    params = model.init(jax.random.key(0), (8, 8, 1), 4)
+    with jax.enable_x64(True):
+        # No parameter at its initial value, a scale of 0 say, which hides errors.
+        params = jax.tree.map(
+            lambda p: np.asarray(p) + 0.3 * random.standard_normal(p.shape), params
+        )
+        images, labels = random.standard_normal((5, 8, 8, 1)), np.arange(5) % 4
+
+        def step(implementation):
+            cross_entropy = bind(
+                "softmax_cross_entropy_with_integer_labels", implementation
+            )
+
+            def loss(params):
+                logits = model.apply(params, images, implementation)
+                return jnp.mean(cross_entropy(logits, labels))
+
+            return jax.jit(jax.value_and_grad(loss))(params)
+
+        (loss, hand), (autodiff_loss, autodiff) = step(None), step("autodiff")
+    np.testing.assert_allclose(loss, autodiff_loss, rtol=1e-10)
+    for a, e in zip(jax.tree.leaves(hand), jax.tree.leaves(autodiff), strict=True):
+        np.testing.assert_allclose(a, e, rtol=1e-7, atol=1e-9)
+
+
+@pytest.mark.parametrize(
+    ("name", "count"),
+    [
+        ("resnet18", 11_689_512),
+        ("mobilenetv2", 3_504_872),
+        ("convnext-tiny", 28_589_128),
+    ],
+)
+def test_sizes_are_those_of_the_papers(name, count):
+    """As many parameters as torchvision's, for 1000 classes; small images, too."""
+    model = MODELS[name]
+    for image_shape, classes in (((224, 224, 3), 1000), ((28, 28, 1), 10)):
+        init = lambda key, s=image_shape, c=classes: model.init(key, s, c)
+        params = jax.eval_shape(init, jax.random.key(0))
+        images = jax.ShapeDtypeStruct((2, *image_shape), np.float32)
+        assert jax.eval_shape(model.apply, params, images).shape == (2, classes)
+        if classes == 1000:
+            assert sum(p.size for p in jax.tree.leaves(params)) == count
 
 
 def test_initial_values_are_a_function_of_the_key():
