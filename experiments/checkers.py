@@ -168,8 +168,8 @@ def _jax_functions() -> dict[str, tuple[Callable[..., Any], tuple[Any, ...]]]:
 
 def by_check_rule(call: Call) -> list[str]:
     """The checks that fail."""
-    dtypes = ("float64", "float32", "bfloat16", "float16")
-    budget = dict.fromkeys(dtypes, call.rounding)
+    dtypes: tuple[str, ...] = ("float64", "float32", "bfloat16", "float16")
+    budget: dict[str, float] = dict.fromkeys(dtypes, call.rounding)
     return check_rule(
         call.f,
         call.args,

@@ -1,3 +1,4 @@
+import dataclasses
 import json
 import math
 import time
@@ -32,6 +33,12 @@ def layer(name):
     return case
 
 
+def dtype(sample):
+    """float32, or that of labels and keys, by a sample of one number."""
+    one = dataclasses.replace(sample, shape=(1,) * len(sample.shape))
+    return one(np.random.default_rng(0), np.float32).dtype
+
+
 def test_layers():
     names = [str(case) for case in cases.LAYERS]
     assert len(set(names)) == len(names)
@@ -41,7 +48,7 @@ def test_layers():
     for case in MEASURED:
         assert not case.network or case.name.startswith(case.network)
         arrays = {
-            name: jax.ShapeDtypeStruct(sample.shape, np.float32)
+            name: jax.ShapeDtypeStruct(sample.shape, dtype(sample))
             for name, sample in case.samples.items()
         }
         assert 0 not in jax.eval_shape(case.function("autodiff"), **arrays).shape

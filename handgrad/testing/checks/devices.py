@@ -29,6 +29,11 @@ def _put(mesh: jax.sharding.Mesh, x: Any, *spec: str) -> jax.Array:
     return jax.device_put(x, NamedSharding(mesh, P(*spec, *rest)))
 
 
+def _spec(array: Any) -> P:
+    """How an array's type says that it is split."""
+    return array.sharding.spec
+
+
 @check("shard_map")
 def shard_map(subject: Subject) -> list[Failure]:
     """Each device its own call; of a replicated argument the cotangents add up.
@@ -124,7 +129,7 @@ def explicit_mesh(subject: Subject) -> list[Failure]:
                 subject.split(subject.function(who)), operands, others
             )
             dys = tuple(
-                jax.device_put(dy, NamedSharding(mesh, y.sharding.spec)  # type: ignore)
+                jax.device_put(dy, NamedSharding(mesh, _spec(y)))
                 for dy, y in zip(subject.directions[0], shapes[0], strict=True)
             )
             program = subject.compiled(("explicit", who), lambda: run)
