@@ -190,6 +190,12 @@ def lowest(dtype: Any) -> np.ndarray:
     return np.array(-np.inf if floating else jnp.iinfo(dtype).min, dtype)
 
 
+def highest(dtype: Any) -> np.ndarray:
+    """The value that never wins a minimum: +∞, or the largest integer."""
+    floating = jnp.issubdtype(dtype, jnp.floating)
+    return np.array(np.inf if floating else jnp.iinfo(dtype).max, dtype)
+
+
 def zero(dtype: Any) -> np.ndarray:
     """A scalar 0 of `dtype`, as `lax.pad` wants it."""
     return np.zeros((), dtype)

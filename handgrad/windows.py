@@ -26,6 +26,7 @@ right, so that any number of batch axes may lead.
 import dataclasses
 import functools
 import itertools
+import math
 from collections.abc import Callable, Iterator, Sequence
 
 import jax
@@ -33,7 +34,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax import lax
 
-from handgrad import arguments
+from handgrad import arguments, sharding
 
 
 @dataclasses.dataclass(frozen=True)
@@ -87,6 +88,10 @@ class Window:
 
 
 Windows = tuple[Window, ...]
+
+# A window of more places is summed or searched by dimension, and a line of more places
+# that is cut into blocks by one reduction.
+MANY_PLACES = 16
 
 
 def describe(
@@ -347,30 +352,45 @@ def count(windows: Windows) -> np.ndarray:
     return total[..., None]
 
 
+def line(windows: Windows, dimension: int, lengths: Sequence[int]) -> Windows:
+    """The windows of one dimension alone, over an image of these lengths."""
+    return tuple(
+        w if i == dimension else Window(input=length, size=1)
+        for i, (w, length) in enumerate(zip(windows, lengths, strict=True))
+    )
+
+
 def window_sum(x: jax.Array, windows: Windows) -> jax.Array:
-    """Sum of each window, one dimension after the other: [..., P, Q, C]."""
+    """Sum of each window: [..., P, Q, C]; of many places one dimension at a time."""
+    if math.prod(w.size for w in windows) <= MANY_PLACES:
+        image = pad(x, windows)
+        if image is not x:
+            image = lax.optimization_barrier(image)
+        views = [view(image, place, windows) for place in places(windows)]
+        return functools.reduce(jnp.add, views)
     for i, w in enumerate(windows):
-        line = tuple(
-            w
-            if i == j
-            else Window(input=x.shape[x.ndim - 1 - len(windows) + j], size=1)
-            for j in range(len(windows))
-        )
-        image = pad(x, line)
-        views = [view(image, place, line) for place in places(line)]
-        x = functools.reduce(jnp.add, views)
+        axis = x.ndim - 1 - len(windows) + i
+        lengths = x.shape[x.ndim - 1 - len(windows) : -1]
+        image = pad(x, line(windows, i, lengths))
+        if w.size > MANY_PLACES and w.stride == w.size and w.dilation == 1:
+            x = jnp.sum(sharding.split(image, axis, (w.output, w.size)), axis + 1)
+        else:
+            one = line(windows, i, lengths)
+            views = [view(image, place, one) for place in places(one)]
+            x = functools.reduce(jnp.add, views)
     return x
 
 
 def reduce_window(x: jax.Array, init, operation, windows: Windows) -> jax.Array:
     """`lax.reduce_window` over the spatial axes: the ops' `"autodiff"` form.
 
-    JAX has no gradient for negative padding: then the image is padded beforehand.
+    JAX has no gradient for negative padding, and on a CPU wrong values for a dilated
+    image (openxla/xla issue 48714): then the image is padded beforehand.
     """
     init = np.asarray(init, x.dtype)
     padding = [(w.low, w.high) for w in windows]
-    if any(low < 0 or high < 0 for low, high in padding):
-        config = [(*pair, 0) for pair in padding]
+    if any(w.low < 0 or w.high < 0 or w.input_dilation > 1 for w in windows):
+        config = [(w.low, w.high, w.input_dilation - 1) for w in windows]
         x = lax.pad(x, init, _on_spatial(x, config, other=(0, 0, 0)))
         padding = [(0, 0)] * len(windows)
     return lax.reduce_window(

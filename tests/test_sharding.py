@@ -79,8 +79,40 @@ CASES = {
         )
     ],
     "add_bias": [Case("add_bias", "batch", {"x": normal(8, 5), "bias": normal(5)})],
-    "max_pool": [Case("max_pool", "3x3/2", {"inputs": normal(8, 6, 6, 2)}, POOL)],
-    "avg_pool": [Case("avg_pool", "3x3/2", {"inputs": normal(8, 6, 6, 2)}, POOL)],
+    **{
+        rule: [Case(rule, "3x3/2", {"inputs": normal(8, 6, 6, 2)}, POOL)]
+        for rule in (
+            "max_pool",
+            "min_pool",
+            "avg_pool",
+            "sum_pool",
+            "lp_pool",
+            "max_pool_with_argmax",
+        )
+    },
+    "max_unpool": [
+        Case(
+            "max_unpool",
+            "2x2",
+            {"inputs": normal(8, 2, 2, 3), "indices": classes(4, 8, 2, 2, 3)},
+            {"window_shape": (2, 2), "strides": (2, 2), "index": "window"},
+        )
+    ],
+    **{
+        rule: [Case(rule, "bins", {"inputs": normal(8, 5, 2)}, {"output_shape": (3,)})]
+        for rule in ("adaptive_avg_pool", "adaptive_max_pool")
+    },
+    **{
+        rule: [
+            Case(
+                rule,
+                "channels first",
+                {"operand": normal(8, 2, 5, 5)},
+                {"window_dimensions": (1, 1, 3, 2), "padding": "SAME"},
+            )
+        ]
+        for rule in ("reduce_window_max", "reduce_window_sum")
+    },
     **{
         rule: [Case(rule, "batch", {"x": normal(8, 5)})]
         for rule in (*activation.ELEMENTWISE, "softmax", "log_softmax")

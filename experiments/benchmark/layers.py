@@ -13,7 +13,7 @@ import numpy as np
 
 from experiments.benchmark import pytorch
 from handgrad import cases, measure
-from handgrad.cases import Case, activation, dense, loss, normalization
+from handgrad.cases import Case, activation, dense, loss, normalization, pooling
 from handgrad.convolution import choose
 
 # The rules whose layers `ops` measures.
@@ -22,7 +22,7 @@ MEASURED = (
     "conv_transpose",
     *dict.fromkeys(
         case.rule
-        for family in (dense, activation, normalization, loss)
+        for family in (pooling, dense, activation, normalization, loss)
         for case in family.LAYERS
     ),
 )

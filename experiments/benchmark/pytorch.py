@@ -167,4 +167,32 @@ def _conv_transpose(torch: Any, case: Case) -> Callable[..., Any]:
     return compute
 
 
-_RULES = {"conv": _conv, "conv_transpose": _conv_transpose}
+def _pool(torch: Any, case: Case) -> Callable[..., Any]:
+    functional = torch.nn.functional
+    options = dict(case.options)
+    image = case.samples["inputs"].shape[1:-1]
+    size, n = options["window_shape"], len(image)
+    kind = case.rule.removesuffix("_pool")
+    if size is None:
+        pool = getattr(functional, f"adaptive_{kind}_pool{n}d")
+        return lambda inputs: pool(inputs, (1,) * n)
+    strides = options.get("strides") or (1,) * n
+    described = windows.describe(
+        case.rule, image, size, strides, options.get("padding", "VALID")
+    )
+    pads = [(w.low, w.high) for w in described]
+    if any(low != high for low, high in pads) or "window_dilation" in options:
+        raise NotImplementedError("PyTorch's pools pad both ends alike")
+    pool = getattr(functional, f"{kind}_pool{n}d")
+    arguments = {"padding": tuple(low for low, _ in pads)}
+    if "ceil_mode" in options:
+        arguments["ceil_mode"] = options["ceil_mode"]
+    return lambda inputs: pool(inputs, size, strides, **arguments)
+
+
+_RULES = {
+    "conv": _conv,
+    "conv_transpose": _conv_transpose,
+    "max_pool": _pool,
+    "avg_pool": _pool,
+}

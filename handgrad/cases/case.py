@@ -115,11 +115,21 @@ class Case:
         return {name: make(random, dtype) for name, make in self.samples.items()}
 
     def function(self, implementation: Any = None) -> Callable[..., jax.Array]:
-        """Returns the op as a function of its array arguments, by name."""
+        """Returns the op as a function of its array arguments, by name.
+
+        Of an op that returns more than its value (indices, say) it is the value.
+        """
         import handgrad
 
-        op = getattr(handgrad, self.rule)
-        return functools.partial(op, **self.options, implementation=implementation)
+        op = functools.partial(
+            getattr(handgrad, self.rule), **self.options, implementation=implementation
+        )
+
+        def value(**arrays):
+            y = op(**arrays)
+            return y[0] if isinstance(y, tuple) else y
+
+        return value
 
     def positional(self, implementation: Any = None) -> Callable[..., jax.Array]:
         """Returns the op as a function of its array arguments, in their order."""

@@ -1,4 +1,4 @@
-"""Mean pooling: every error is spread evenly over its window.
+"""Mean and sum pooling: every error is spread evenly over its window.
 
     y[p] = (1/count) Σ_k x[s·p + d·k − b]
 
@@ -7,9 +7,10 @@ its K·L block (the article's up-sampling); where windows overlap, the contribut
 
     dx[h] = Σ_{windows p that hold h} dy[p] / count[p]
 
-`count` is K·L, or the number of real pixels where padding is not counted. Both sums are
-separable: rows first, then columns, K + L additions a pixel instead of K·L. Sums of
-16-bit numbers are accumulated in float32.
+`count` is K·L, or the number of real pixels where padding is not counted; a sum pool
+divides by nothing. Both sums are separable: where they have many terms they are taken
+one dimension after the other, K + L additions a pixel instead of K·L. Sums of 16-bit
+numbers are accumulated in float32.
 """
 
 import dataclasses
@@ -19,35 +20,46 @@ from collections.abc import Sequence
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax import lax
 
 from handgrad import arguments, windows
 from handgrad.pooling.arguments import image_and_windows
+from handgrad.pooling.upsample import upsample
 from handgrad.rules import RULES, register
+from handgrad.windows import Windows
 
 
 @dataclasses.dataclass(frozen=True)
 class AverageSpec:
-    """The static part of a mean pool."""
+    """The static part of a mean pool.
 
-    windows: windows.Windows
-    count_include_pad: bool
+    Attributes:
+      windows: one for each spatial dimension.
+      counted: the same windows over all that counts: the image, or the padded image.
+    """
 
-    def count(self, dtype) -> jax.Array:
-        """What the sum of each window is divided by, [P, Q, 1] or a scalar."""
-        if self.count_include_pad:
-            return jnp.array(math.prod(w.size for w in self.windows), dtype)
-        return jnp.array(windows.count(self.windows), dtype)
+    windows: Windows
+    counted: Windows
+
+    def mean(self, total: jax.Array) -> jax.Array:
+        """The sum of each window, or its share of an error, divided by its count."""
+        count = windows.count(self.counted)  # [P, Q, 1]
+        if not np.ptp(count):
+            return total / jnp.asarray(count.flat[0], total.dtype)
+        count = jnp.asarray(count, total.dtype)
+        return total / lax.expand_dims(count, range(total.ndim - count.ndim))
 
 
 def avg_pool(
     inputs: jax.Array,
-    window_shape: Sequence[int],
+    window_shape: Sequence[int] | None,
     strides: Sequence[int] | None = None,
     padding: arguments.Padding = "VALID",
     count_include_pad: bool = True,
     *,
     window_dilation: Sequence[int] | None = None,
+    ceil_mode: bool = False,
     implementation: str | None = None,
 ) -> jax.Array:
     """Mean over each window.
@@ -58,12 +70,15 @@ def avg_pool(
     Args:
       inputs: floating-point image [..., H, W, C], any number of spatial dimensions and
         of leading batch axes.
-      window_shape: pixels of the window in each spatial dimension.
+      window_shape: pixels of the window in each spatial dimension; `None` for one
+        window over all axes but the first and the last.
       strides: distance between neighbouring windows in pixels; 1 by default.
       padding: "VALID", "SAME", "SAME_LOWER" or (low, high) pixels for each dimension.
       count_include_pad: whether padding counts as zeros in the mean; if not, a window
         that holds no pixel is NaN.
       window_dilation: distance between neighbouring window pixels; 1 by default.
+      ceil_mode: whether a last window that sticks out of the padded image counts, if it
+        begins in the image or the padding before it; what sticks out is never counted.
       implementation: `None` or "hand" for the derived rule, "autodiff" for JAX's own.
 
     Returns:
@@ -81,47 +96,131 @@ def avg_pool(
 
     Source: the article's mean pooling, FORMULAS A4 and B7.
     """
-    x, described = image_and_windows(
-        "avg_pool",
-        inputs,
-        window_shape,
-        strides,
-        padding,
-        window_dilation,
-        kind="floating",
-    )
-    spec = AverageSpec(described, bool(count_include_pad))
+    geometry = (window_shape, strides, padding, window_dilation)
+    pool = functools.partial(image_and_windows, "avg_pool", inputs, *geometry)
+    x, described = pool(ceil_mode, kind="floating")
+    counted = described
+    if count_include_pad:
+        padded = pool(kind="floating")[1] if ceil_mode else described
+        counted = tuple(
+            dataclasses.replace(
+                w, input=w.low + w.input + p.high, low=0, high=w.high - p.high
+            )
+            for w, p in zip(described, padded, strict=True)
+        )
+    spec = AverageSpec(described, counted)
     return RULES["avg_pool"].choose(implementation, spec)(x, spec)
 
 
+def sum_pool(
+    inputs: jax.Array,
+    window_shape: Sequence[int] | None,
+    strides: Sequence[int] | None = None,
+    padding: arguments.Padding = "VALID",
+    *,
+    window_dilation: Sequence[int] | None = None,
+    ceil_mode: bool = False,
+    implementation: str | None = None,
+) -> jax.Array:
+    """Sum over each window.
+
+    y[p, q] = Σ_kl x[s·p + d·k − b, s·q + d·l − b]
+    dx[h, w] = Σ dy[p, q] over the windows that hold the pixel
+
+    Args:
+      inputs: real image [..., H, W, C]; see `avg_pool`, and so for the other arguments.
+        Integers have a forward pass only.
+      window_shape: pixels of the window in each spatial dimension, or `None` for all.
+      strides: distance between neighbouring windows in pixels; 1 by default.
+      padding: "VALID", "SAME", "SAME_LOWER" or (low, high) pixels for each dimension.
+      window_dilation: distance between neighbouring window pixels; 1 by default.
+      ceil_mode: whether a last window that sticks out of the padded image counts.
+      implementation: `None` or "hand" for the derived rule, "autodiff" for JAX's own.
+
+    Returns:
+      The sums [..., P, Q, C]; that of a window wholly in padding is 0.
+
+    Raises:
+      ValueError: the lengths do not match, or the window does not fit the image.
+      TypeError: `inputs` is complex or not a number.
+
+    Example:
+      >>> import jax.numpy as jnp, handgrad
+      >>> handgrad.sum_pool(jnp.arange(6.0)[:, None], (3,), (3,)).squeeze()
+      Array([ 3., 12.], dtype=float32)
+
+    Source: the article's mean pooling without the mean, FORMULAS A4 and B7.
+    """
+    geometry = (window_shape, strides, padding, window_dilation, ceil_mode)
+    x, spec = image_and_windows("sum_pool", inputs, *geometry, kind="real")
+    return RULES["sum_pool"].choose(implementation, spec)(x, spec)
+
+
+def autodiff_sum(x: jax.Array, spec: Windows) -> jax.Array:
+    """The sum of each window with JAX's own gradient."""
+    return windows.reduce_window(x, 0, lax.add, spec)
+
+
+@functools.partial(jax.custom_vjp, nondiff_argnums=(1,))
+def window_sum(x, spec):
+    """The sum of each window; in float32 for 16-bit numbers."""
+    total = windows.window_sum(x.astype(arguments.accumulator(x.dtype)), spec)
+    return total.astype(x.dtype)
+
+
+def _window_sum_fwd(x, spec):
+    residuals = ()  # linear: the gradient never looks at x
+    return window_sum(x, spec), residuals
+
+
+def _window_sum_bwd(spec, residuals, dy):
+    """dx[h] = Σ_p dy[p] over the windows p that hold h."""
+    del residuals
+    return (spread(dy.astype(arguments.accumulator(dy.dtype)), spec).astype(dy.dtype),)
+
+
+window_sum.defvjp(_window_sum_fwd, _window_sum_bwd)
+register("sum_pool", source="the article, A4: up-sampling", autodiff=autodiff_sum)(
+    window_sum
+)
+
+
 def _autodiff_avg_pool(x, spec):
-    return _divide(windows.reduce_window(x, 0, lax.add, spec.windows), spec)
-
-
-def _divide(total, spec):
-    count = spec.count(total.dtype)
-    return total / lax.expand_dims(count, range(total.ndim - count.ndim))
+    return spec.mean(autodiff_sum(x, spec.windows))
 
 
 @register(
     "avg_pool", source="the article, A4: up-sampling", autodiff=_autodiff_avg_pool
 )
 @functools.partial(jax.custom_vjp, nondiff_argnums=(1,))
-def _avg_pool(x, spec):
+def average(x, spec):
+    """The mean of each window."""
     total = windows.window_sum(x.astype(arguments.accumulator(x.dtype)), spec.windows)
-    return _divide(total, spec).astype(x.dtype)
+    return spec.mean(total).astype(x.dtype)
 
 
-def _avg_pool_fwd(x, spec):
+def _average_fwd(x, spec):
     residuals = ()  # linear: the gradient never looks at x
-    return _avg_pool(x, spec), residuals
+    return average(x, spec), residuals
 
 
-def _avg_pool_bwd(spec, residuals, dy):
+def _average_bwd(spec, residuals, dy):
     """dx[h] = Σ_p dy[p] / count[p] over the windows p that hold h."""
     del residuals
-    share = _divide(dy.astype(arguments.accumulator(dy.dtype)), spec)
-    return (windows.spread(lambda *place: share, spec.windows).astype(dy.dtype),)
+    share = spec.mean(dy.astype(arguments.accumulator(dy.dtype)))
+    return (spread(share, spec.windows).astype(dy.dtype),)
 
 
-_avg_pool.defvjp(_avg_pool_fwd, _avg_pool_bwd)
+average.defvjp(_average_fwd, _average_bwd)
+
+
+def spread(share: jax.Array, described: Windows) -> jax.Array:
+    """Each window's share to all of its pixels."""
+    overlaps = [-(-w.extent // w.stride) for w in described]
+    if math.prod(overlaps) <= windows.MANY_PLACES:
+        return upsample(share, described)
+    lengths = [w.output for w in described]
+    for i, w in enumerate(described):
+        share = upsample(share, windows.line(described, i, lengths))
+        lengths[i] = w.input
+    return share

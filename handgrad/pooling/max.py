@@ -7,35 +7,74 @@ while the window has up to 256 places; the input is not kept. Going backward,
 
     dx[h] = Σ_k [offset[p] = k] · dy[p]     over the windows p that hold h at place k,
 
-a sum of masked copies of the error, placed by `windows.spread`. Nothing is scattered,
-so the result does not depend on the order of the additions' threads.
+which `upsample` computes without a scatter, so that the result does not depend on the
+order of the additions' threads. Min pooling is the same with the other comparison.
+
+A window of many places is searched one dimension after the other: the first maximum of
+each row, then the first row that has it; K + L steps instead of K·L. The error goes
+back the same way, first to the row, then to the pixel. One offset a window still
+suffices: all windows that find their maximum in one row find it at the same pixel.
 
 Ties: the first maximum in row-major order takes all, as in the gradient of
 `jax.lax.reduce_window`. NaN: a window with a NaN is NaN, and its first NaN takes the
 error. Padding never takes it: a window that holds a pixel hands its error to a pixel.
 """
 
+import dataclasses
 import functools
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import lax
 
-from handgrad import arguments, windows
+from handgrad import arguments, sharding, windows
 from handgrad.pooling.arguments import image_and_windows
+from handgrad.pooling.upsample import largest, upsample
 from handgrad.rules import RULES, register
+from handgrad.windows import Windows
+
+# Of an image with fewer numbers the search costs less than to write its result down.
+SMALL_IMAGE = 2**17
+
+
+@dataclasses.dataclass(frozen=True)
+class ExtremumSpec:
+    """The static part of a max or min pool."""
+
+    windows: Windows
+    largest: bool = True
+
+    @property
+    def better(self) -> Callable[[jax.Array, jax.Array], jax.Array]:
+        """The better of two numbers, NaN if one is."""
+        return lax.max if self.largest else lax.min
+
+    def worst(self, dtype) -> np.ndarray:
+        """The value that never wins."""
+        return arguments.lowest(dtype) if self.largest else arguments.highest(dtype)
+
+    @property
+    def places(self) -> int:
+        """How many places a window has."""
+        return math.prod(w.size for w in self.windows)
+
+    @property
+    def offset_dtype(self) -> np.dtype:
+        """The smallest integers that tell the places of a window apart."""
+        return np.dtype(np.uint8 if self.places <= 256 else np.uint32)
 
 
 def max_pool(
     inputs: jax.Array,
-    window_shape: Sequence[int],
+    window_shape: Sequence[int] | None,
     strides: Sequence[int] | None = None,
     padding: arguments.Padding = "VALID",
     *,
     window_dilation: Sequence[int] | None = None,
+    ceil_mode: bool = False,
     implementation: str | None = None,
 ) -> jax.Array:
     """Maximum of each window.
@@ -46,10 +85,13 @@ def max_pool(
     Args:
       inputs: real image [..., H, W, C], any number of spatial dimensions and of leading
         batch axes; integers have a forward pass only.
-      window_shape: pixels of the window in each spatial dimension.
+      window_shape: pixels of the window in each spatial dimension; `None` for one
+        window over all axes but the first and the last.
       strides: distance between neighbouring windows in pixels; 1 by default.
       padding: "VALID", "SAME", "SAME_LOWER" or (low, high) pixels for each dimension.
       window_dilation: distance between neighbouring window pixels; 1 by default.
+      ceil_mode: whether a last window that sticks out of the padded image counts, if it
+        begins in the image or the padding before it.
       implementation: `None` or "hand" for the derived rule, "autodiff" for JAX's own
         (which JAX does not have for dilated windows).
 
@@ -70,56 +112,182 @@ def max_pool(
 
     Source: the article's max pooling, FORMULAS A4 and B7.
     """
-    x, spec = image_and_windows(
-        "max_pool", inputs, window_shape, strides, padding, window_dilation, kind="real"
+    return _pool(
+        "max_pool",
+        inputs,
+        (window_shape, strides, padding, window_dilation, ceil_mode),
+        implementation,
+        largest=True,
     )
-    return RULES["max_pool"].choose(implementation, spec)(x, spec)
 
 
-def _autodiff_max_pool(x, spec):
-    return windows.reduce_window(x, arguments.lowest(x.dtype), lax.max, spec)
+def min_pool(
+    inputs: jax.Array,
+    window_shape: Sequence[int] | None,
+    strides: Sequence[int] | None = None,
+    padding: arguments.Padding = "VALID",
+    *,
+    window_dilation: Sequence[int] | None = None,
+    ceil_mode: bool = False,
+    implementation: str | None = None,
+) -> jax.Array:
+    """Minimum of each window.
+
+    y[p, q] = min_kl x[s·p + d·k − b, s·q + d·l − b]
+    dx[h, w] = Σ dy[p, q] over the windows whose minimum is that pixel
+
+    Args:
+      inputs: see `max_pool`, and so for the other arguments.
+      window_shape: pixels of the window in each spatial dimension, or `None` for all.
+      strides: distance between neighbouring windows in pixels; 1 by default.
+      padding: "VALID", "SAME", "SAME_LOWER" or (low, high) pixels for each dimension.
+      window_dilation: distance between neighbouring window pixels; 1 by default.
+      ceil_mode: whether a last window that sticks out of the padded image counts.
+      implementation: `None` or "hand" for the derived rule, "autodiff" for JAX's own.
+
+    Returns:
+      The minima [..., P, Q, C]; of several equal ones the first in row-major order
+      takes the gradient. A window with a NaN is NaN. A window wholly in padding is +∞
+      (the largest integer) and has no gradient.
+
+    Raises:
+      ValueError: the lengths do not match, or the window does not fit the image.
+      TypeError: `inputs` is complex or not a number.
+
+    Example:
+      >>> import jax.numpy as jnp, handgrad
+      >>> handgrad.min_pool(jnp.arange(6.0)[:, None], (2,), (2,)).squeeze()
+      Array([0., 2., 4.], dtype=float32)
+
+    Source: the article's max pooling with the other comparison, FORMULAS B7.
+    """
+    return _pool(
+        "min_pool",
+        inputs,
+        (window_shape, strides, padding, window_dilation, ceil_mode),
+        implementation,
+        largest=False,
+    )
 
 
-def _max_pool(x, spec):
-    y, _ = _max_and_offset(x, spec)  # type: ignore[misc]  # a custom_vjp is untyped
+def _pool(op, inputs, geometry, implementation, *, largest):
+    x, described = image_and_windows(op, inputs, *geometry, kind="real")
+    spec = ExtremumSpec(described, largest)
+    return RULES[op].choose(implementation, spec)(x, spec)
+
+
+def autodiff_extremum(x: jax.Array, spec: ExtremumSpec) -> jax.Array:
+    """The extremum of each window with JAX's own gradient."""
+    return windows.reduce_window(x, spec.worst(x.dtype), spec.better, spec.windows)
+
+
+def extremum(x: jax.Array, spec: ExtremumSpec) -> jax.Array:
+    """The extremum of each window; its gradient is that of the next function."""
+    y, _ = extremum_and_offset(x, spec)  # type: ignore[misc]  # a custom_vjp is untyped
     return y
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(1,))
-def _max_and_offset(x, spec) -> tuple[jax.Array, jax.Array]:
-    """Looks through the places in order; only a greater value replaces the best."""
-    image = windows.pad(x, spec, arguments.lowest(x.dtype))
-    first, *others = windows.places(spec)
-    best = windows.view(image, first, spec)
-    offset = jnp.broadcast_to(_first_real(spec), best.shape)
-    for k, place in enumerate(others, start=1):
-        x_k = windows.view(image, place, spec)
-        greater = (x_k > best) | (_is_nan(x_k) & ~_is_nan(best))
-        best = jnp.where(greater, x_k, best)
-        offset = jnp.where(greater, offset.dtype.type(k), offset)
-    return best, offset
+def extremum_and_offset(x, spec) -> tuple[jax.Array, jax.Array]:
+    """The extremum of each window and the first place that has it."""
+    best, offset = windows.pad(x, spec.windows, spec.worst(x.dtype)), None
+    if best is not x:
+        best = lax.optimization_barrier(best)
+    for group, unit in _groups(spec.windows):
+        best, offset = _search(best, offset, group, unit, spec)
+    if not all(w.real().all() for w in spec.windows):
+        # Where all pixels are the worst, so is the padding before them.
+        worst = best == spec.worst(x.dtype)
+        offset = jnp.where(worst, _first_real(spec), offset)
+    return best, _written_down(offset) if x.size >= SMALL_IMAGE else offset
 
 
-def _max_and_offset_fwd(x, spec):
-    y, offset = _max_and_offset(x, spec)  # type: ignore[misc]
+def _extremum_and_offset_fwd(x, spec):
+    y, offset = extremum_and_offset(x, spec)  # type: ignore[misc]
     residuals = (offset,)  # where the maximum was: one byte a window, not the input
     return (y, offset), residuals
 
 
-def _max_and_offset_bwd(spec, residuals, cotangents):
+def _extremum_and_offset_bwd(spec, residuals, cotangents):
     """dx[h] = Σ_k [offset[p] = k] dy[p] over the windows p that hold h at place k."""
     (offset,), (dy, _) = residuals, cotangents
     total = dy.astype(arguments.accumulator(dy.dtype))
-    flat = np.arange(math.prod(w.size for w in spec), dtype=offset.dtype)
-    flat = flat.reshape([w.size for w in spec])
-    dx = windows.spread(lambda *k: jnp.where(offset == flat[k], total, 0), spec)
-    return (dx.astype(dy.dtype),)
+    return (_hand_back(total, offset, spec).astype(dy.dtype),)
 
 
-_max_and_offset.defvjp(_max_and_offset_fwd, _max_and_offset_bwd)
-register("max_pool", source="the article, A4: max", autodiff=_autodiff_max_pool)(
-    _max_pool
-)
+extremum_and_offset.defvjp(_extremum_and_offset_fwd, _extremum_and_offset_bwd)
+_SOURCE = "the article, A4: max"
+register("max_pool", source=_SOURCE, autodiff=autodiff_extremum)(extremum)
+register("min_pool", source=_SOURCE, autodiff=autodiff_extremum)(extremum)
+
+
+def _groups(described: Windows) -> Iterator[tuple[Windows, int]]:
+    """Windows to search after one another, each with what its places count for.
+
+    All dimensions at once if there are few places, else line by line, the last first.
+    """
+    sizes = [w.size for w in described]
+    if math.prod(sizes) <= windows.MANY_PLACES:
+        yield described, 1
+        return
+    lengths = [w.covered for w in described]
+    for i in reversed(range(len(described))):
+        yield windows.line(described, i, lengths), math.prod(sizes[i + 1 :])
+        lengths[i] = described[i].output
+
+
+def _search(image, offset, group, unit, spec):
+    """The best of each window, and its offset: that place's own, plus unit · place."""
+    number = spec.offset_dtype.type
+    (long,) = [w for w in group if w.size > windows.MANY_PLACES] or [None]
+    if long and long.stride == long.size and long.dilation == 1:
+        return _search_blocks(image, offset, group.index(long), long, unit, spec)
+    views = [windows.view(image, place, group) for place in windows.places(group)]
+    best = functools.reduce(spec.better, views)
+    offsets = [number(unit * k) for k in range(len(views))]
+    if offset is not None:
+        places = windows.places(group)
+        offsets = [
+            k + windows.view(offset, place, group)
+            for k, place in zip(offsets, places, strict=True)
+        ]
+    found = jnp.full_like(best, offsets[-1], number) if offset is None else offsets[-1]
+    for view, at in zip(views[-2::-1], offsets[-2::-1], strict=True):
+        found = jnp.where((view == best) | _is_nan(view), at, found)
+    return best, found
+
+
+def _search_blocks(image, offset, dimension, w, unit, spec):
+    """`_search` along a long line cut into blocks: two reductions over the block."""
+    axis = image.ndim - 1 - len(spec.windows) + dimension
+    blocks = sharding.split(image, axis, (w.output, w.size))
+    reduce, number = jnp.max if spec.largest else jnp.min, spec.offset_dtype.type
+    best = reduce(blocks, axis + 1)
+    ones = [1] * (blocks.ndim - axis - 2)
+    offsets = (unit * np.arange(w.size).astype(number)).reshape(
+        [1] * (axis + 1) + [w.size] + ones
+    )
+    if offset is not None:
+        offsets = offsets + sharding.split(offset, axis, (w.output, w.size))
+    same = (blocks == lax.expand_dims(best, [axis + 1])) | _is_nan(blocks)
+    none = number(np.iinfo(number).max)
+    return best, jnp.min(jnp.where(same, offsets, none), axis + 1)
+
+
+def _hand_back(dy, offset, spec):
+    """Each window's error to its maximum, in the order of `_groups` turned round."""
+    groups = list(_groups(spec.windows))
+    overlapping = any(w.stride < w.extent for w in spec.windows)
+    if len(groups) == 1 or not overlapping:
+        return upsample(dy, spec.windows, offset)
+    lengths = [w.output for w in spec.windows]
+    for i, w in enumerate(spec.windows):
+        unit = math.prod(w.size for w in spec.windows[i + 1 :])
+        place, offset = jnp.divmod(offset.astype(np.int32), np.int32(unit))
+        line = windows.line(spec.windows, i, lengths)
+        dy, offset = upsample(dy, line, place), upsample(offset, line, place, largest)
+        lengths[i] = w.input
+    return dy
 
 
 def _is_nan(x):
@@ -128,9 +296,24 @@ def _is_nan(x):
 
 def _first_real(spec):
     """The offset of each window's first pixel that is no padding, [P, Q, 1]."""
-    places = math.prod(w.size for w in spec)
-    dtype = np.uint8 if places <= 256 else np.uint32
     first = np.zeros((), np.int64)
-    for w in spec:
+    for w in spec.windows:
         first = first[..., None] * w.size + np.argmax(w.real(), axis=1)
-    return first[..., None].astype(dtype)
+    return first[..., None].astype(spec.offset_dtype)
+
+
+def _written_down(offset: jax.Array) -> jax.Array:
+    """The same numbers, which the backward pass reads rather than computes again.
+
+    Left to itself, XLA on a CPU moves the search into the backward pass's loop: once
+    for each pixel of the window, and the input stays alive. A reduction it does not
+    move; this one is a maximum with zero.
+    """
+
+    def reduced(offset):
+        nothing = arguments.zero(offset.dtype)
+        config = [(0, 1, 0), *[(0, 0, 0)] * offset.ndim]
+        pair = lax.pad(lax.expand_dims(offset, [0]), nothing, config)
+        return lax.reduce_max(pair, (0,))
+
+    return lax.platform_dependent(offset, cpu=reduced, default=lambda offset: offset)
