@@ -34,10 +34,12 @@ from handgrad import arguments, sharding, windows
 from handgrad.pooling.arguments import image_and_windows
 from handgrad.pooling.upsample import largest, upsample
 from handgrad.rules import RULES, register
-from handgrad.windows import Windows
+from handgrad.windows import Window, Windows
 
 # Of an image with fewer numbers the search costs less than to write its result down.
 SMALL_IMAGE = 2**17
+# Of one with more numbers a padded copy costs more than to search its border apart.
+LARGE_IMAGE = 2**20
 
 
 @dataclasses.dataclass(frozen=True)
@@ -190,15 +192,7 @@ def extremum(x: jax.Array, spec: ExtremumSpec) -> jax.Array:
 @functools.partial(jax.custom_vjp, nondiff_argnums=(1,))
 def extremum_and_offset(x, spec) -> tuple[jax.Array, jax.Array]:
     """The extremum of each window and the first place that has it."""
-    best, offset = windows.pad(x, spec.windows, spec.worst(x.dtype)), None
-    if best is not x:
-        best = lax.optimization_barrier(best)
-    for group, unit in _groups(spec.windows):
-        best, offset = _search(best, offset, group, unit, spec)
-    if not all(w.real().all() for w in spec.windows):
-        # Where all pixels are the worst, so is the padding before them.
-        worst = best == spec.worst(x.dtype)
-        offset = jnp.where(worst, _first_real(spec), offset)
+    best, offset = _find(x, spec)
     return best, _written_down(offset) if x.size >= SMALL_IMAGE else offset
 
 
@@ -219,6 +213,63 @@ extremum_and_offset.defvjp(_extremum_and_offset_fwd, _extremum_and_offset_bwd)
 _SOURCE = "the article, A4: max"
 register("max_pool", source=_SOURCE, autodiff=autodiff_extremum)(extremum)
 register("min_pool", source=_SOURCE, autodiff=autodiff_extremum)(extremum)
+
+
+def _find(x, spec):
+    """The extremum and the offset of each window."""
+    for i, w in enumerate(spec.windows):
+        inside = _inside(w)
+        if x.size >= LARGE_IMAGE and 0 < len(inside) < w.output:
+            return _find_apart(x, spec, i, inside)
+    best, offset = windows.pad(x, spec.windows, spec.worst(x.dtype)), None
+    if best is not x:
+        best = lax.optimization_barrier(best)
+    for group, unit in _groups(spec.windows):
+        best, offset = _search(best, offset, group, unit, spec)
+    if not all(w.real().all() for w in spec.windows):
+        # Where all pixels are the worst, so is the padding before them.
+        worst = best == spec.worst(x.dtype)
+        offset = jnp.where(worst, _first_real(spec), offset)
+    return best, offset
+
+
+def _inside(w: Window) -> range:
+    """The windows inside of the image, if all others reach into it.
+
+    None with stride 1: to join as many values as pixels costs what a padded copy does.
+    """
+    if w.input_dilation > 1 or w.stride == 1 or max(w.low, w.high) >= w.extent:
+        return range(0)
+    first = -(-max(w.low, 0) // w.stride)
+    last = (w.input + w.low - w.extent) // w.stride
+    return range(first, min(last + 1, w.output))
+
+
+def _find_apart(x, spec, dimension, inside):
+    """`_find` of the windows inside of the image, of those before and of those behind.
+
+    Only the strips that the others see are padded, not the image.
+    """
+    w = spec.windows[dimension]
+    axis = x.ndim - 1 - len(spec.windows) + dimension
+    found = []
+    for start, stop in (
+        (0, inside.start),
+        (inside.start, inside.stop),
+        (inside.stop, w.output),
+    ):
+        if start == stop:
+            continue
+        first, last = w.stride * start - w.low, w.stride * (stop - 1) - w.low + w.extent
+        begin, end = max(first, 0), min(last, w.input)
+        part = lax.slice_in_dim(x, begin, end, axis=axis)
+        own = Window(
+            end - begin, w.size, w.stride, begin - first, last - end, w.dilation
+        )
+        described = list(spec.windows)
+        described[dimension] = own
+        found.append(_find(part, dataclasses.replace(spec, windows=tuple(described))))
+    return tuple(jnp.concatenate(parts, axis) for parts in zip(*found, strict=True))
 
 
 def _groups(described: Windows) -> Iterator[tuple[Windows, int]]:

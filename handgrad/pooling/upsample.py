@@ -17,6 +17,7 @@ whose stride is its size has one shift: the article's up-sampling of s×s blocks
 
 import dataclasses
 import itertools
+import math
 from collections.abc import Callable, Sequence
 
 import jax
@@ -31,6 +32,9 @@ from handgrad.windows import Window, Windows
 # Below this many channels the innermost loop is too short to fill the vector unit: then
 # a line's pixels of one residue and their channels become one axis.
 FEW_CHANNELS = 16
+# With so few shifts it costs less to ask in the loop what is a window than to fill a
+# buffer with windows around the image.
+FEW_SHIFTS = 4
 
 Step = Callable[[jax.Array, jax.Array, jax.Array], jax.Array]
 
@@ -70,8 +74,11 @@ def upsample(
     """
     axes = [_axis(w) for w in windows]
     arrays = [values] if offset is None else [values, offset]
-    arrays = [_pad(x, axes, windows) for x in arrays]
-    if _joins_channels(values, axes):
+    joins = _joins_channels(values, axes)
+    if joins or math.prod(len(axis.places) for axis in axes) > FEW_SHIFTS:
+        arrays = [_pad(x, axes, windows) for x in arrays]
+        axes = [dataclasses.replace(axis, before=max(axis.places)) for axis in axes]
+    if joins:
         *rows, line = axes
         joined = [sharding.merge(x, x.ndim - 2, x.ndim) for x in arrays]
         unit = values.shape[-1]
@@ -101,11 +108,13 @@ class _Axis:
         none; from the largest shift, that of the first window which holds a pixel.
       count: how many pixels i a residue has.
       size: how many places a window has.
+      before: the number of the first window is −before.
     """
 
     places: dict[int, np.ndarray]
     count: int
     size: int
+    before: int = 0
 
     @property
     def residues(self) -> int:
@@ -142,10 +151,26 @@ def _pad(x: jax.Array, axes: Sequence[_Axis], windows: Windows) -> jax.Array:
     ]
     if not any(any(ends) for ends in config):
         return x
-    fill = -1 if jnp.issubdtype(x.dtype, jnp.signedinteger) else 0
     config = [*[(0, 0, 0)] * (x.ndim - 1 - len(axes)), *config, (0, 0, 0)]
-    # Before the loop, not in it: there every term would ask what is padding.
-    return lax.optimization_barrier(lax.pad(x, np.array(fill, x.dtype), config))
+    return lax.optimization_barrier(lax.pad(x, _nothing(x), config))
+
+
+def _nothing(x: jax.Array) -> np.ndarray:
+    """What a window outside of the image holds: no value, no place."""
+    signed = jnp.issubdtype(x.dtype, jnp.signedinteger)
+    return np.array(-1 if signed else 0, x.dtype)
+
+
+def _part(x: jax.Array, start: int, stop: int, axis: int) -> jax.Array:
+    """x[start:stop] along an axis, with `_nothing` beyond its ends."""
+    size = x.shape[axis]
+    first, last = min(max(start, 0), size), max(min(stop, size), 0)
+    part = lax.slice_in_dim(x, first, max(first, last), axis=axis)
+    config = [(0, 0, 0)] * x.ndim
+    config[axis] = (first - start, stop - max(first, last), 0)
+    return (
+        part if part.shape[axis] == stop - start else lax.pad(part, _nothing(x), config)
+    )
 
 
 def _joins_channels(values: jax.Array, axes: Sequence[_Axis]) -> bool:
@@ -177,8 +202,8 @@ def _sum(
         """What the windows i − m hold, [..., I, 1, J, 1, C]."""
         for number, (axis, m) in enumerate(zip(axes, shifts, strict=True)):
             each = unit if unit and axis is axes[-1] else 1
-            start, stop = max(axis.places) - m, max(axis.places) - m + axis.count
-            x = lax.slice_in_dim(x, each * start, each * stop, axis=first + number)
+            start = axis.before - m
+            x = _part(x, each * start, each * (start + axis.count), first + number)
         return lax.expand_dims(x, [first + 2 * i + 1 for i in range(len(apart))])
 
     def table(shifts: Sequence[int]) -> np.ndarray:

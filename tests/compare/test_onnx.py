@@ -1,4 +1,4 @@
-"""ONNX's published cases of Conv and ConvTranspose, and their gradients."""
+"""ONNX's published cases of convolution and pooling, and their gradients."""
 
 import functools
 import importlib
@@ -15,14 +15,25 @@ import handgrad
 onnx = pytest.importorskip("onnx", reason="onnx comes with the extra `compare`")
 
 # How many the package holds at least: a test that finds none would pass.
-LEAST = {"Conv": 33, "ConvTranspose": 14}
+LEAST = {
+    "Conv": 33,
+    "ConvTranspose": 14,
+    "MaxPool": 20,
+    "AveragePool": 20,
+    "LpPool": 8,
+    "MaxUnpool": 2,
+    "GlobalMaxPool": 2,
+    "GlobalAveragePool": 2,
+}
 
 
 def node_cases():
     """Cases that are made by code, as (name, model, [(inputs, outputs)])."""
     from onnx.backend.test.case import node
 
-    for module in ("conv", "convtranspose"):
+    modules = ("conv", "convtranspose", "maxpool", "averagepool", "lppool")
+    modules += ("maxunpool", "globalmaxpool", "globalaveragepool")
+    for module in modules:
         importlib.import_module(f"onnx.backend.test.case.node.{module}")
     for case in node._NodeTestCases:
         yield case.name, case.model, case.data_sets
@@ -52,7 +63,7 @@ def stored_cases():
 
 
 def cases():
-    """Each case whose only node is one of the two ops: op, options, arrays, y."""
+    """Each case whose only node is one of the ops: op, options, arrays, y."""
     for name, model, sets in [*node_cases(), *stored_cases()]:
         nodes = model.graph.node
         if len(nodes) != 1 or nodes[0].op_type not in LEAST:
@@ -64,13 +75,18 @@ def cases():
             for each in model.graph.initializer
         }
         free = [each.name for each in model.graph.input if each.name not in weights]
-        for inputs, (y,) in sets:
+        for inputs, (y, *rest) in sets:
             values = weights | dict(zip(free, inputs, strict=True))
             arrays = [values[each] for each in node.input]
-            yield pytest.param(node.op_type, options, arrays, y, id=name)
+            if "ool" in node.op_type:
+                yield pytest.param(node.op_type, options, arrays, [y, *rest], id=name)
+            else:
+                yield pytest.param(node.op_type, options, arrays, y, id=name)
 
 
-CASES = list(cases())
+EVERY = list(cases())
+CASES = [case for case in EVERY if "Conv" in case.values[0]]
+POOLS = [case for case in EVERY if "Conv" not in case.values[0]]
 
 
 def paddings(op, options, x, y, extents, strides):
@@ -142,7 +158,7 @@ def run(implementation, op, options, arrays, y):
 
 def test_all_cases_are_found():
     for op, least in LEAST.items():
-        assert sum(case.values[0] == op for case in CASES) >= least
+        assert sum(case.values[0] == op for case in EVERY) >= least
 
 
 @pytest.mark.parametrize("dtype", ["float32", "float64"])
@@ -169,3 +185,109 @@ def test_case(op, options, arrays, y, dtype):
     for a, b in zip(hand, auto, strict=True):
         scale = np.max(np.abs(b), initial=0)
         np.testing.assert_allclose(a, b, rtol=tolerance, atol=tolerance * scale)
+
+
+def geometry(options):
+    """ONNX's words in ours: the arguments that all pools share."""
+    n = len(options["kernel_shape"])
+    auto = options.get("auto_pad", b"NOTSET").decode()
+    pads = options.get("pads", [0] * (2 * n))
+    named = {"SAME_UPPER": "SAME", "SAME_LOWER": "SAME_LOWER", "VALID": "VALID"}
+    return {
+        "window_shape": options["kernel_shape"],
+        "strides": options.get("strides"),
+        "padding": named.get(auto, list(zip(pads[:n], pads[n:], strict=True))),
+        "window_dilation": options.get("dilations"),
+    }
+
+
+def pool(op, options, implementation, x, *others):
+    """The op of a channels-first image: its value, and indices if it has them."""
+    x, *others = (jnp.moveaxis(a, 1, -1) for a in (x, *others))
+    how = {"implementation": implementation}
+    ceil = {"ceil_mode": bool(options.get("ceil_mode", 0))}
+    if op == "MaxPool":
+        found = handgrad.max_pool_with_argmax(x, **geometry(options), **ceil, **how)
+    elif op == "AveragePool":
+        included = bool(options.get("count_include_pad", 0))
+        described = geometry(options) | ceil | {"count_include_pad": included}
+        found = [handgrad.avg_pool(x, **described, **how)]
+    elif op == "LpPool":
+        norm = options.get("p", 2)
+        found = [handgrad.lp_pool(x, norm=norm, **geometry(options), **ceil, **how)]
+    elif op == "GlobalMaxPool":
+        found = [handgrad.max_pool(x, None, **how)]
+    elif op == "GlobalAveragePool":
+        found = [handgrad.avg_pool(x, None, **how)]
+    else:
+        described = geometry(options)
+        found = [handgrad.max_unpool(x, *others, **described, **how)]
+    return [jnp.moveaxis(a, -1, 1) for a in found]
+
+
+def with_channels(index, x, shape):
+    """ONNX's index into the whole tensor, from ours into the image of a channel."""
+    pixels = np.prod(shape[2:])
+    images = np.arange(shape[0] * shape[1]).reshape(*shape[:2], *[1] * (x.ndim - 2))
+    return index + images * pixels
+
+
+@pytest.mark.parametrize(("op", "options", "arrays", "outputs"), POOLS)
+def test_pool(op, options, arrays, outputs):
+    """The published values and indices; autodiff's gradient in float64."""
+    y, *indices = outputs
+    x, *others = arrays
+    if op == "MaxUnpool":
+        # ONNX counts over the whole tensor, and may ask for more pixels at the end.
+        whole, *asked = others
+        others = [whole - with_channels(np.zeros_like(whole), x, unpooled(x, options))]
+        if asked:
+            assert asked[0].tolist() == list(y.shape)
+            extra = [b - a for a, b in zip(unpooled(x, options), y.shape, strict=True)]
+            y = y[
+                tuple(
+                    slice(0, size - e) for size, e in zip(y.shape, extra, strict=True)
+                )
+            ]
+    run = functools.partial(pool, op, options)
+    value, *found = jax.jit(functools.partial(run, None))(x, *others)
+    np.testing.assert_allclose(value, y, rtol=1e-5, atol=1e-6)
+    if indices and not options.get("storage_order", 0):
+        np.testing.assert_array_equal(
+            with_channels(np.asarray(found[0]), x, x.shape), indices[0]
+        )
+    dilated = op == "MaxPool" and max(options.get("dilations", [1])) > 1
+    if x.dtype == np.uint8 or dilated:  # no gradient; JAX has none
+        return
+    with jax.enable_x64(True):
+        dy = np.random.default_rng(0).standard_normal(y.shape)
+
+        def gradient(implementation, dy, x):
+            _, vjp = jax.vjp(lambda x: run(implementation, x, *others)[0], x)
+            return vjp(dy)[0]
+
+        x = x.astype(np.float64)
+        hand, auto = (
+            jax.jit(functools.partial(gradient, how))(dy, x)
+            for how in (None, "autodiff")
+        )
+    np.testing.assert_allclose(hand, auto, rtol=1e-10, atol=1e-10)
+
+
+def unpooled(x, options):
+    """The fewest pixels that have so many windows: the shape ONNX's indices are of."""
+    n = len(options["kernel_shape"])
+    pads = options.get("pads", [0] * (2 * n))
+    strides = options.get("strides", [1] * n)
+    sizes = [
+        s * (p - 1) + k - low - high
+        for s, p, k, low, high in zip(
+            strides,
+            x.shape[2:],
+            options["kernel_shape"],
+            pads[:n],
+            pads[n:],
+            strict=True,
+        )
+    ]
+    return (*x.shape[:2], *sizes)
