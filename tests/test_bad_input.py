@@ -22,7 +22,7 @@ def pool(op, x=IMAGE, window_shape=(2, 2), **options):
 
 POOLS = [
     row
-    for op in ("max_pool", "avg_pool")
+    for op in ("max_pool", "min_pool", "avg_pool", "sum_pool", "lp_pool")
     for row in [
         (pool(op, jnp.ones((3, 3))), ValueError, rf"{op}: inputs must have 2 spatial"),
         (pool(op, window_shape=(7, 7)), ValueError, rf"{op}: window_shape \(=7\).*6"),
@@ -41,6 +41,71 @@ POOLS = [
         (pool(op, "image"), TypeError, rf"{op}: inputs must be an array, got str"),
         (pool(op, jnp.ones((4, 4, 1), bool)), TypeError, rf"{op}: inputs.*bool"),
     ]
+]
+
+
+def unpool(indices=None, **options):
+    """2×2 blocks of a 4×4 image."""
+    given = jnp.zeros((2, 2, 1), int) if indices is None else indices
+    options = {"window_shape": (2, 2), "strides": (2, 2), **options}
+    return lambda: handgrad.max_unpool(jnp.ones((2, 2, 1)), given, **options)
+
+
+def reduce_window(kind, *window, **options):
+    op = getattr(handgrad, f"reduce_window_{kind}")
+    return lambda: op(jnp.ones((4, 4)), window, **options)
+
+
+OTHER_POOLS = [
+    (pool("max_pool", IMAGE[0, 0], None), ValueError, r"max_pool: inputs .*\(=None\)"),
+    (pool("avg_pool", jnp.ones((3, 3, 1), int)), TypeError, "avg_pool: inputs .*float"),
+    (pool("lp_pool", norm=0.5), ValueError, r"lp_pool: norm \(=0.5\) must be finite"),
+    (pool("lp_pool", norm=float("inf")), ValueError, r"lp_pool: norm \(=inf\)"),
+    (pool("lp_pool", norm="two"), TypeError, "lp_pool: norm must be a number, got str"),
+    (
+        pool("max_pool_with_argmax", index="pixel"),
+        ValueError,
+        r"max_pool_with_argmax: index \(='pixel'\) must be 'image' or 'window'",
+    ),
+    (unpool(jnp.ones((2, 2, 1))), TypeError, "max_unpool: indices must be integer"),
+    (unpool(jnp.zeros((2, 1, 1), int)), ValueError, "max_unpool: .* one shape, got"),
+    (unpool(image_shape=(4, 6)), ValueError, r"max_unpool: image_shape \(=\(4, 6\)\)"),
+    (unpool(image_shape=(4,)), ValueError, r"max_unpool: image_shape \(=\(4,\)\)"),
+    (unpool(window_shape=(2, 2, 2)), ValueError, "max_unpool: inputs must have 3"),
+    (unpool(index="flat"), ValueError, r"max_unpool: index \(='flat'\)"),
+    *(
+        row
+        for op in ("adaptive_avg_pool", "adaptive_max_pool")
+        for row in [
+            (pool(op, window_shape=(0, 2)), ValueError, rf"{op}: output_shape \(=0\)"),
+            (pool(op, window_shape=2), ValueError, rf"{op}: output_shape \(=2\)"),
+            (pool(op, IMAGE[0, 0], (2, 2)), ValueError, rf"{op}: inputs must have 2"),
+            (pool(op, jnp.ones((0, 1)), (2,)), ValueError, rf"{op}: .* have pixels"),
+            (
+                pool(op, window_shape=(2.0, 2)),
+                TypeError,
+                rf"{op}: output_shape",
+            ),
+        ]
+    ),
+    *(
+        row
+        for kind in ("max", "sum")
+        for row in [
+            (reduce_window(kind, 2), ValueError, f"reduce_window_{kind}: window_dim"),
+            (reduce_window(kind, 5, 1), ValueError, r"window_dimensions \(=5\)"),
+            (
+                reduce_window(kind, 2, 2, base_dilation=(0, 1)),
+                ValueError,
+                rf"reduce_window_{kind}: base_dilation \(=0\) must be at least 1",
+            ),
+            (
+                reduce_window(kind, 2, 2, padding=((0, 0),)),
+                ValueError,
+                f"reduce_window_{kind}: padding",
+            ),
+        ]
+    ),
 ]
 
 CONVS = [
@@ -364,7 +429,9 @@ OTHERS = [
 
 
 @pytest.mark.parametrize("jitted", [False, True], ids=["eager", "jit"])
-@pytest.mark.parametrize(("call", "exception", "message"), [*CONVS, *POOLS, *OTHERS])
+@pytest.mark.parametrize(
+    ("call", "exception", "message"), [*CONVS, *POOLS, *OTHER_POOLS, *OTHERS]
+)
 def test_bad_input(call, exception, message, jitted):
     with pytest.raises(exception, match=message):
         (jax.jit(call) if jitted else call)()

@@ -1,13 +1,17 @@
 """What pooling promises at ties, NaN, infinity and borders, and what it keeps."""
 
 import functools
+import itertools
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 import handgrad
+from handgrad import cases, windows
 
 
 def gradient(x, window_shape, op=handgrad.max_pool, **options):
@@ -95,18 +99,73 @@ def test_keeps_one_byte_a_window_up_to_256_places(window_shape, dtype):
     np.testing.assert_allclose(*both, rtol=1e-6)
 
 
-@pytest.mark.parametrize("op", ["max_pool", "avg_pool"])
-@pytest.mark.parametrize("window_shape", [(2, 2), (3, 3)])
-def test_lowered_gradient_has_no_scatter(op, window_shape):
-    def loss(x, implementation=None):
-        pool = getattr(handgrad, op)
-        options = {"strides": (2, 2), "implementation": implementation}
-        return jnp.sum(jnp.sin(pool(x, window_shape, **options)))
+POOLS = [
+    "max_pool",
+    "min_pool",
+    "avg_pool",
+    "sum_pool",
+    "lp_pool",
+    "max_pool_with_argmax",
+    "max_unpool",
+    "adaptive_avg_pool",
+    "adaptive_max_pool",
+    "reduce_window_max",
+    "reduce_window_sum",
+]
 
-    x = jnp.ones((1, 8, 8, 2))
-    assert "scatter" not in jax.jit(jax.grad(loss)).lower(x).as_text()
-    stock = jax.jit(jax.grad(lambda x: loss(x, "autodiff"))).lower(x).as_text()
-    assert ("scatter" in stock) == (op == "max_pool")
+
+@pytest.mark.parametrize("rule", POOLS)
+def test_lowered_gradient_has_no_scatter(rule):
+    """Of no case, for no platform; autodiff's has one where it chooses a pixel."""
+
+    def text(case, implementation):
+        arrays = case.arrays("float32")
+
+        def loss(floating, fixed):
+            return jnp.sum(jnp.sin(case.function(implementation)(**floating, **fixed)))
+
+        fixed = {n: arrays.pop(n) for n in list(arrays) if arrays[n].dtype == np.int32}
+        lowered = jax.jit(jax.grad(loss)).trace(arrays, fixed)
+        platforms = ("cpu", "cuda", "tpu")
+        return lowered.lower(lowering_platforms=platforms).as_text()
+
+    chooses = "max" in rule or "min" in rule
+    for case in cases.of(rule)[-2:]:
+        assert "scatter" not in text(case, None)
+    assert ("scatter" in text(cases.of(rule)[0], "autodiff")) == chooses
+
+
+@pytest.mark.parametrize(
+    ("op", "options", "kept"),
+    [
+        ("min_pool", {}, ["uint8"]),
+        ("max_pool_with_argmax", {}, ["uint8"]),
+        ("sum_pool", {}, []),
+        ("lp_pool", {}, ["float32", "float32"]),
+    ],
+)
+def test_what_other_pools_keep(op, options, kept):
+    def pool(x):
+        y = getattr(handgrad, op)(x, (3, 3), (2, 2), "SAME", **options)
+        return y[0] if isinstance(y, tuple) else y
+
+    x = jnp.asarray(np.random.default_rng(0).standard_normal((2, 6, 6, 3)), jnp.float32)
+    _, vjp = jax.jit(lambda x: jax.vjp(pool, x))(x)
+    leaves = [leaf for leaf in jax.tree.leaves(vjp) if leaf.size > 1]
+    assert [str(leaf.dtype) for leaf in leaves] == kept
+
+
+def test_max_pool_on_a_cpu_reads_its_byte_and_not_its_input():
+    """XLA would move the search into the backward pass, and so keep the input."""
+
+    def both(x, dy):
+        y, vjp = jax.vjp(lambda x: handgrad.max_pool(x, (2, 2), (2, 2)), x)
+        return y, vjp(dy)
+
+    x, dy = jnp.ones((8, 64, 64, 16)), jnp.ones((8, 32, 32, 16))
+    compiled = jax.jit(both).lower(x, dy).compile()
+    temporary = compiled.memory_analysis().temp_size_in_bytes
+    assert dy.size <= temporary < 1.1 * dy.size
 
 
 def test_avg_pool_keeps_nothing():
@@ -127,3 +186,150 @@ def test_bfloat16_overlaps_are_summed_in_float32():
     _, vjp = jax.vjp(lambda x: handgrad.max_pool(x, (1, 17)), x)
     dy = jnp.full((1, 17, 1), 1 + 1 / 128, jnp.bfloat16)
     assert float(vjp(dy)[0][0, 16, 0]) == float(jnp.bfloat16(17 * (1 + 1 / 128)))
+
+
+@st.composite
+def drawn_pool(draw):
+    """An image with ties and any windows over it, each of which holds a pixel."""
+
+    def window():
+        size, dilation = draw(st.integers(1, 3)), draw(st.integers(1, 3))
+        extent = dilation * (size - 1) + 1
+        low, high = draw(st.integers(0, extent - 1)), draw(st.integers(0, extent - 1))
+        pixels = max(draw(st.integers(1, 7)), extent - low - high, dilation)
+        return windows.Window(
+            pixels, size, draw(st.integers(1, 3)), low, high, dilation
+        )
+
+    described = [window() for _ in range(draw(st.integers(1, 2)))]
+    channels = draw(st.sampled_from([1, 2, 17]))
+    random = np.random.default_rng(draw(st.integers(0, 99)))
+    x = random.integers(-2, 3, (*(w.input for w in described), channels))
+    return described, x.astype(np.float32)
+
+
+def by_definition(described, x, dy):
+    """Maxima, the pixels they are first found at, and each error at its pixel."""
+    y, dx = np.zeros(dy.shape), np.zeros(x.shape)
+    grid = itertools.product(*(range(w.output) for w in described))
+    for p, c in itertools.product(list(grid), range(x.shape[-1])):
+        best, where = -np.inf, None
+        for k in itertools.product(*(range(w.size) for w in described)):
+            pixel = tuple(
+                w.stride * i + w.dilation * j - w.low
+                for w, i, j in zip(described, p, k, strict=True)
+            )
+            real = all(0 <= h < w.input for h, w in zip(pixel, described, strict=True))
+            if real and x[(*pixel, c)] > best:
+                best, where = x[(*pixel, c)], (*pixel, c)
+        y[(*p, c)] = best
+        dx[where] += dy[(*p, c)]
+    return y, dx
+
+
+@given(drawn_pool())
+def test_max_pool_is_its_definition(drawn):
+    """Dilated windows too, where JAX has no gradient; no error is lost or doubled."""
+    described, x = drawn
+    shape = (*windows.output_shape(tuple(described)), x.shape[-1])
+    dy = np.random.default_rng(0).integers(-9, 10, shape).astype(np.float32)
+    options = {
+        "window_shape": [w.size for w in described],
+        "strides": [w.stride for w in described],
+        "padding": [(w.low, w.high) for w in described],
+        "window_dilation": [w.dilation for w in described],
+    }
+
+    @jax.jit
+    def run(x, dy):
+        y, vjp = jax.vjp(lambda x: handgrad.max_pool(x, **options), x)
+        return y, vjp(dy)[0]
+
+    y, dx = jax.device_get(run(x, dy))
+    expected = by_definition(described, x, dy)
+    np.testing.assert_array_equal(y, expected[0])
+    np.testing.assert_array_equal(dx, expected[1])
+    assert dx.sum() == dy.sum()
+
+
+@pytest.mark.parametrize("norm", [1, 2, 3, 1.5])
+def test_lp_pool_of_zeros_has_a_finite_gradient(norm):
+    x = jnp.asarray([[0.0], [0.0], [3.0], [0.0]])
+    dx = gradient(x, (2,), op=handgrad.lp_pool, strides=(2,), norm=norm)
+    np.testing.assert_allclose(dx, [[0.0], [0.0], [2.0], [0.0]], rtol=1e-6)
+
+
+def test_min_pool_wants_the_least():
+    x = image([[3, np.inf, 1, 1], [2, 2, np.nan, 0]])
+    y = handgrad.min_pool(x, (2, 2), (2, 2))
+    np.testing.assert_array_equal(y[..., 0], [[2, np.nan]])
+    expected = image([[0, 0, 0, 0], [1, 0, 2, 0]])
+    dx = gradient(x, (2, 2), op=handgrad.min_pool, strides=(2, 2))
+    np.testing.assert_array_equal(dx, expected)
+    assert handgrad.min_pool(jnp.arange(4)[:, None], (2,), (2,)).ravel().tolist() == [
+        0,
+        2,
+    ]
+
+
+def test_indices_count_pixels_or_places():
+    x = image([[0, 1, 2], [3, 4, 9], [6, 7, 8]])
+    options = {"window_shape": (2, 2), "padding": ((0, 2), (0, 0))}
+    y, t = handgrad.max_pool_with_argmax(x, **options)
+    assert t[..., 0].tolist() == [[4, 5], [7, 5], [7, 8], [-1, -1]]
+    assert y[:3, :, 0].tolist() == x.ravel()[t[:3, :, 0]].tolist()
+    y, t = handgrad.max_pool_with_argmax(x, **options, index="window")
+    assert t[..., 0].tolist() == [[3, 3], [3, 1], [1, 1], [-1, -1]]
+
+
+@pytest.mark.parametrize("index", [-1, 0, 1, 4, 99])
+def test_an_index_of_no_pixel_of_its_window_is_left_out(index):
+    """The second window of four pixels holds the pixels 2 and 3."""
+    y, t = jnp.asarray([[5.0], [7.0]]), jnp.asarray([[0], [index]])
+    unpool = lambda y: handgrad.max_unpool(y, t, (2,), (2,))
+    assert unpool(y).ravel().tolist() == [5, 0, 0, 0]
+    assert jax.grad(lambda y: unpool(y).sum())(y).ravel().tolist() == [1, 0]
+
+
+def test_the_last_window_that_names_a_pixel_wins():
+    y, t = jnp.asarray([[5.0], [7.0]]), jnp.asarray([[1], [1]])
+    unpool = lambda y: handgrad.max_unpool(y, t, (2,))
+    assert unpool(y).ravel().tolist() == [0, 7, 0]
+
+
+def test_one_window_over_the_whole_image():
+    x = jnp.asarray(np.random.default_rng(0).standard_normal((2, 5, 30, 3)))
+    largest = lambda x: jnp.sum(handgrad.max_pool(x, None) ** 2)
+    expected = jax.grad(lambda x: jnp.sum(jnp.max(x, (1, 2)) ** 2))(x)
+    np.testing.assert_allclose(jax.jit(jax.grad(largest))(x), expected)
+    mean = handgrad.avg_pool(x, None)
+    np.testing.assert_allclose(mean, jnp.mean(x, (1, 2), keepdims=True), rtol=1e-6)
+    assert handgrad.sum_pool(jnp.ones((1, 2, 3, 1), int), None).ravel().tolist() == [6]
+
+
+def test_what_sticks_out_is_not_counted():
+    """PyTorch's ceil_mode: the mean of the last window is over what it holds."""
+    x = jnp.arange(1.0, 6.0)[:, None]
+    options = {"window_shape": (2,), "strides": (2,), "ceil_mode": True}
+    assert handgrad.avg_pool(x, **options).ravel().tolist() == [1.5, 3.5, 5]
+    assert handgrad.max_pool(x, **options).ravel().tolist() == [2, 4, 5]
+    assert handgrad.sum_pool(x, **options).ravel().tolist() == [3, 7, 5]
+
+
+@pytest.mark.parametrize("kind", ["max", "sum"])
+def test_reduce_window_is_laxs(kind):
+    random = np.random.default_rng(0)
+    x = random.integers(-9, 10, (4, 5, 3)).astype(np.int32)
+    options = {
+        "window_dimensions": (2, 3, 2),
+        "window_strides": (1, 2, 1),
+        "window_dilation": (2, 1, 1),
+    }
+    ours = getattr(handgrad, f"reduce_window_{kind}")
+    init = np.int32(0 if kind == "sum" else np.iinfo(np.int32).min)
+    compute = jax.lax.add if kind == "sum" else jax.lax.max
+    for padding in ("SAME", "VALID", ((0, 1), (2, 0), (1, 1))):
+        theirs = jax.lax.reduce_window(x, init, compute, **options, padding=padding)
+        np.testing.assert_array_equal(ours(x, **options, padding=padding), theirs)
+    one = {"window_dimensions": (1, 1, 1)}
+    np.testing.assert_array_equal(ours(x, **one), x)

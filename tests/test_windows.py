@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 
 import handgrad
 from handgrad import windows
+from handgrad.pooling import max as maximum
 from handgrad.testing import strategies
 
 
@@ -131,11 +132,14 @@ def pool_options(described):
     }
 
 
+@pytest.mark.parametrize("large", [2**20, 0], ids=["whole", "border apart"])
 @given(
-    st.lists(strategies.windows(input_dilation=False), min_size=1, max_size=2),
-    st.sampled_from(["continuous", "tied"]),
+    described=st.lists(
+        strategies.windows(input_dilation=False), min_size=1, max_size=2
+    ),
+    kind=st.sampled_from(["continuous", "tied"]),
 )
-def test_max_pool_over_drawn_geometries(described, kind):
+def test_max_pool_over_drawn_geometries(large, described, kind):
     """Autodiff's windows are not dilated: it pools the gathered window pixels."""
     random = np.random.default_rng(0)
     shape = (2, *(w.input for w in described), 2)
@@ -152,7 +156,9 @@ def test_max_pool_over_drawn_geometries(described, kind):
         return jnp.sum(jnp.where(chosen == 1, stacked, 0), 0)
 
     def ours(x):
-        y = handgrad.max_pool(x, **pool_options(described))
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(maximum, "LARGE_IMAGE", large)
+            y = handgrad.max_pool(x, **pool_options(described))
         return jnp.maximum(y, -1e300)
 
     agrees(ours, reference, x)
