@@ -221,6 +221,6 @@ def spread(share: jax.Array, described: Windows) -> jax.Array:
         return upsample(share, described)
     lengths = [w.output for w in described]
     for i, w in enumerate(described):
-        share = upsample(share, windows.line(described, i, lengths))
+        share = upsample(share, windows.line(described, i, lengths), apart=True)
         lengths[i] = w.input
     return share

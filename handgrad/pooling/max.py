@@ -22,6 +22,7 @@ error. Padding never takes it: a window that holds a pixel hands its error to a 
 
 import dataclasses
 import functools
+import itertools
 import math
 from collections.abc import Callable, Iterator, Sequence
 
@@ -217,59 +218,100 @@ register("min_pool", source=_SOURCE, autodiff=autodiff_extremum)(extremum)
 
 def _find(x, spec):
     """The extremum and the offset of each window."""
-    for i, w in enumerate(spec.windows):
-        inside = _inside(w)
-        if x.size >= LARGE_IMAGE and 0 < len(inside) < w.output:
-            return _find_apart(x, spec, i, inside)
-    best, offset = windows.pad(x, spec.windows, spec.worst(x.dtype)), None
-    if best is not x:
-        best = lax.optimization_barrier(best)
+    if spec.places <= windows.MANY_PLACES and any(
+        w.stride > 1 and w.input_dilation == 1 for w in spec.windows
+    ):
+        views = [_view(x, place, spec) for place in windows.places(spec.windows)]
+        best = functools.reduce(spec.better, views)
+        return best, _find_again(x, best, spec)
+    image, offset = _padded(x, spec), None
+    best = image
     for group, unit in _groups(spec.windows):
         best, offset = _search(best, offset, group, unit, spec)
-    if not all(w.real().all() for w in spec.windows):
-        # Where all pixels are the worst, so is the padding before them.
-        worst = best == spec.worst(x.dtype)
-        offset = jnp.where(worst, _first_real(spec), offset)
-    return best, offset
+    return best, _not_in_padding(best, offset, spec)
+
+
+def _padded(x, spec):
+    image = windows.pad(x, spec.windows, spec.worst(x.dtype))
+    return image if image is x else lax.optimization_barrier(image)
+
+
+def _not_in_padding(best, offset, spec):
+    """Where all pixels are the worst, so is the padding before them: no place to be."""
+    if all(w.real().all() for w in spec.windows):
+        return offset
+    return jnp.where(best == spec.worst(best.dtype), _first_real(spec), offset)
+
+
+def _view(x, place, spec):
+    """The pixel at one place of each window; in the loop that reads it, no copy."""
+    config = [(0, 0, 0)] * x.ndim
+    for axis, (w, k) in enumerate(
+        zip(spec.windows, place, strict=True), x.ndim - 1 - len(spec.windows)
+    ):
+        real = np.flatnonzero(w.real()[:, k])
+        before, behind = (real[0], real[-1]) if real.size else (w.output, w.output - 1)
+        start, stop = (w.stride * p + w.dilation * k - w.low for p in (before, behind))
+        if not real.size:
+            start = stop = 0
+        x = lax.slice_in_dim(x, int(start), int(stop) + (real.size > 0), w.stride, axis)
+        config[axis] = (int(before), int(w.output - 1 - behind), 0)
+    if not any(any(ends) for ends in config):
+        return x
+    return lax.pad(x, spec.worst(x.dtype), config)
+
+
+def _find_again(x, best, spec):
+    """The offset of each window's extremum, which is known.
+
+    Of a large image the windows inside of it are searched by themselves, and only the
+    strips that the others see are padded.
+    """
+    for i, w in enumerate(spec.windows):
+        inside = _inside(w)
+        if x.size < LARGE_IMAGE or not 0 < len(inside) < w.output:
+            continue
+        axis, found = x.ndim - 1 - len(spec.windows) + i, []
+        for start, stop in itertools.pairwise((0, inside.start, inside.stop, w.output)):
+            if start == stop:
+                continue
+            first = w.stride * start - w.low
+            last = w.stride * (stop - 1) - w.low + w.extent
+            begin, end = max(first, 0), min(last, w.input)
+            strip = dataclasses.replace(
+                w, input=end - begin, low=begin - first, high=last - end
+            )
+            described = (*spec.windows[:i], strip, *spec.windows[i + 1 :])
+            found.append(
+                _find_again(
+                    lax.slice_in_dim(x, begin, end, axis=axis),
+                    lax.slice_in_dim(best, start, stop, axis=axis),
+                    dataclasses.replace(spec, windows=described),
+                )
+            )
+        return jnp.concatenate(found, axis)
+    image = _padded(x, spec)
+    places = windows.places(spec.windows)
+    views = [windows.view(image, place, spec.windows) for place in places]
+    offsets = [spec.offset_dtype.type(k) for k in range(len(views))]
+    return _not_in_padding(best, _first_place(views, offsets, best), spec)
+
+
+def _first_place(views, offsets, best):
+    """The offset of the first view that is the best, or NaN if that is."""
+    found = jnp.broadcast_to(offsets[-1], best.shape)
+    for view, at in zip(views[-2::-1], offsets[-2::-1], strict=True):
+        found = jnp.where((view == best) | _is_nan(view), at, found)
+    return found
 
 
 def _inside(w: Window) -> range:
-    """The windows inside of the image, if all others reach into it.
-
-    None with stride 1: to join as many values as pixels costs what a padded copy does.
-    """
-    if w.input_dilation > 1 or w.stride == 1 or max(w.low, w.high) >= w.extent:
+    """The windows inside of the image, if all others reach into it."""
+    if max(w.low, w.high) >= w.extent:
         return range(0)
     first = -(-max(w.low, 0) // w.stride)
     last = (w.input + w.low - w.extent) // w.stride
     return range(first, min(last + 1, w.output))
-
-
-def _find_apart(x, spec, dimension, inside):
-    """`_find` of the windows inside of the image, of those before and of those behind.
-
-    Only the strips that the others see are padded, not the image.
-    """
-    w = spec.windows[dimension]
-    axis = x.ndim - 1 - len(spec.windows) + dimension
-    found = []
-    for start, stop in (
-        (0, inside.start),
-        (inside.start, inside.stop),
-        (inside.stop, w.output),
-    ):
-        if start == stop:
-            continue
-        first, last = w.stride * start - w.low, w.stride * (stop - 1) - w.low + w.extent
-        begin, end = max(first, 0), min(last, w.input)
-        part = lax.slice_in_dim(x, begin, end, axis=axis)
-        own = Window(
-            end - begin, w.size, w.stride, begin - first, last - end, w.dilation
-        )
-        described = list(spec.windows)
-        described[dimension] = own
-        found.append(_find(part, dataclasses.replace(spec, windows=tuple(described))))
-    return tuple(jnp.concatenate(parts, axis) for parts in zip(*found, strict=True))
 
 
 def _groups(described: Windows) -> Iterator[tuple[Windows, int]]:
@@ -302,10 +344,7 @@ def _search(image, offset, group, unit, spec):
             k + windows.view(offset, place, group)
             for k, place in zip(offsets, places, strict=True)
         ]
-    found = jnp.full_like(best, offsets[-1], number) if offset is None else offsets[-1]
-    for view, at in zip(views[-2::-1], offsets[-2::-1], strict=True):
-        found = jnp.where((view == best) | _is_nan(view), at, found)
-    return best, found
+    return best, _first_place(views, offsets, best)
 
 
 def _search_blocks(image, offset, dimension, w, unit, spec):
@@ -336,7 +375,8 @@ def _hand_back(dy, offset, spec):
         unit = math.prod(w.size for w in spec.windows[i + 1 :])
         place, offset = jnp.divmod(offset.astype(np.int32), np.int32(unit))
         line = windows.line(spec.windows, i, lengths)
-        dy, offset = upsample(dy, line, place), upsample(offset, line, place, largest)
+        dy = upsample(dy, line, place, apart=True)
+        offset = upsample(offset, line, place, largest, apart=True)
         lengths[i] = w.input
     return dy
 

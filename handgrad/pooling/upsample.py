@@ -59,6 +59,8 @@ def upsample(
     windows: Windows,
     offset: jax.Array | None = None,
     step: Step = add,
+    *,
+    apart: bool = False,
 ) -> jax.Array:
     """Hands the value of each window to its pixels.
 
@@ -68,6 +70,8 @@ def upsample(
       offset: the one place of each window that gets its value, counted in row-major
         order, [..., P, Q, C]; a negative one is no place. By default all places get it.
       step: how a pixel takes what is handed to it; it begins with zero.
+      apart: whether the loop is to be kept apart from the one before, which computes
+        the values, by a buffer between them.
 
     Returns:
       An image [..., H, W, C].
@@ -75,7 +79,8 @@ def upsample(
     axes = [_axis(w) for w in windows]
     arrays = [values] if offset is None else [values, offset]
     joins = _joins_channels(values, axes)
-    if joins or math.prod(len(axis.places) for axis in axes) > FEW_SHIFTS:
+    shifts = math.prod(len(axis.places) for axis in axes)
+    if apart or joins or shifts > FEW_SHIFTS:
         arrays = [_pad(x, axes, windows) for x in arrays]
         axes = [dataclasses.replace(axis, before=max(axis.places)) for axis in axes]
     if joins:
