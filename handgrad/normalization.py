@@ -17,6 +17,7 @@ import dataclasses
 import functools
 import math
 from collections.abc import Sequence
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -303,7 +304,7 @@ def _compute(
     return RULES[op].choose(implementation)(x, scale, bias, where, given, spec)
 
 
-def _given(op, mean, variance, x, expand):
+def _given(op, mean, variance, x, expand) -> Any:
     """Given statistics in x's rank and at least float32; both or neither."""
     arguments.require(
         (mean is None) == (variance is None),
@@ -317,7 +318,7 @@ def _given(op, mean, variance, x, expand):
     return tuple(expand(n, _wide(a)) for n, a in zip(names, arrays, strict=True))
 
 
-def _result(outputs, axes, return_statistics):
+def _result(outputs, axes, return_statistics) -> Any:
     """y, or y and the statistics without the axes that they are means over."""
     y, *statistics = outputs
     if not return_statistics:
@@ -598,7 +599,7 @@ def _grouped(
             arguments.require(got == want, op, f"{each}, got shape {got}")
     where = arguments.mask(op, "where", where, x.shape)
 
-    def split(a):
+    def split(a) -> Any:
         """[... C] -> [... G C/G]."""
         if a is None:
             return None
