@@ -310,7 +310,7 @@ OTHERS = [
         ValueError,
         r"leaky_relu: negative_slope must broadcast to .* \(3, 5\), got \(3,",
     ),
-    (lambda: handgrad.elu(LOGITS, "a"), TypeError, r"elu: alpha must be"),
+    (lambda: handgrad.elu(LOGITS, object()), TypeError, r"elu: alpha must be"),
     (lambda: handgrad.glu(LOGITS), ValueError, r"glu: the 5 entries along axis \(=1\)"),
     (lambda: handgrad.glu(LOGITS, 2), ValueError, r"glu: axis \(=2\)"),
     (

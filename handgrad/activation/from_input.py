@@ -164,13 +164,19 @@ _SQRT_2_PI = math.sqrt(2 / math.pi)
 _CUBE = 0.044715
 
 
-def _gelu_tanh(x):
-    return jnp.tanh(_SQRT_2_PI * x * (1 + _CUBE * lax.square(x)))
+def _gelu_sigmoid(x):
+    """σ(2u) = ½ (1 + tanh u), and σ(2u) σ(−2u).
+
+    Of the small one no digit is lost, as 1 − tanh² would: far out it meets a large u'.
+    """
+    u = _SQRT_2_PI * x * (1 + _CUBE * lax.square(x))
+    e = jnp.exp(-2 * jnp.abs(u))
+    return jnp.where(u < 0, e, 1) / (1 + e), e / lax.square(1 + e)
 
 
 def _gelu(x, approximate):
     if approximate:
-        return _times(x, 0.5 * (1 + _gelu_tanh(x)))
+        return _times(x, _gelu_sigmoid(x)[0])
     return _times(x, 0.5 * lax.erfc(-x * math.sqrt(0.5)))
 
 
@@ -178,8 +184,9 @@ def _gelu_slope(x, dy, approximate):
     """Φ(x) + x φ(x), or the same of the approximation of Φ."""
     bounded = _bounded(x)
     if approximate:
-        t, u = _gelu_tanh(x), _SQRT_2_PI * (1 + 3 * _CUBE * lax.square(bounded))
-        return 0.5 * ((1 + t) + bounded * ((1 - t) * (1 + t)) * u) * dy
+        p, product = _gelu_sigmoid(x)
+        du = _SQRT_2_PI * (1 + 3 * _CUBE * lax.square(bounded))
+        return (p + 2 * bounded * product * du) * dy
     density = jnp.exp(-0.5 * lax.square(x)) / math.sqrt(2 * math.pi)
     return (0.5 * lax.erfc(-x * math.sqrt(0.5)) + bounded * density) * dy
 
