@@ -8,7 +8,7 @@ import numpy as np
 
 from handgrad.cases.case import Case, Sample, constant, normal, tied
 
-TWO = {"strides": (2, 2)}
+TWO: dict[str, Any] = {"strides": (2, 2)}
 
 
 def _case(

@@ -99,7 +99,8 @@ def _cosine_distance(a, b, where, axes, epsilon):
 
 
 def _cosine_distance_fwd(a, b, where, axes, epsilon):
-    terms = _cosine_terms(*_wide(a, b), where, axes, epsilon)
+    wide_a, wide_b = _wide(a, b)
+    terms = _cosine_terms(wide_a, wide_b, where, axes, epsilon)
     residuals = (a, b, where, terms)
     return lax.squeeze(1 - terms[0], axes).astype(a.dtype), residuals
 

@@ -19,6 +19,7 @@ import dataclasses
 import functools
 import math
 from collections.abc import Callable, Sequence
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -156,7 +157,7 @@ def _describe(op, inputs, output_shape, kind):
         f"(={tuple(output_shape)}), got shape {x.shape}",
     )
     image = x.shape[x.ndim - 1 - n : -1]
-    sizes = tuple(
+    sizes: Any = tuple(
         h if p is None else p for h, p in zip(image, output_shape, strict=True)
     )
     sizes = arguments.per_dimension(op, "output_shape", sizes, n)

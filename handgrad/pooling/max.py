@@ -25,6 +25,7 @@ import functools
 import itertools
 import math
 from collections.abc import Callable, Iterator, Sequence
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -193,7 +194,8 @@ def extremum(x: jax.Array, spec: ExtremumSpec) -> jax.Array:
 @functools.partial(jax.custom_vjp, nondiff_argnums=(1,))
 def extremum_and_offset(x, spec) -> tuple[jax.Array, jax.Array]:
     """The extremum of each window and the first place that has it."""
-    best, offset = _find(x, spec)
+    found: Any = _find(x, spec)
+    best, offset = found
     return best, _written_down(offset) if x.size >= SMALL_IMAGE else offset
 
 

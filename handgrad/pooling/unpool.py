@@ -18,6 +18,7 @@ import dataclasses
 import functools
 import math
 from collections.abc import Sequence
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -197,7 +198,9 @@ def _windows_over(op, x, window_shape, strides, padding, dilation, image) -> Win
 
 def _image_index(offset: jax.Array, described: Windows) -> jax.Array:
     """The pixel h·W + w at place k·L + l of each window, −1 in padding."""
-    rest, pixel, real = offset.astype(np.int32), None, None
+    rest = offset.astype(np.int32)
+    pixel: Any = None
+    real: Any = None
     first = offset.ndim - 1 - len(described)
     unit = math.prod(w.size for w in described)
     for axis, w in enumerate(described, first):

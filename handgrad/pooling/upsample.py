@@ -19,6 +19,7 @@ import dataclasses
 import itertools
 import math
 from collections.abc import Callable, Sequence
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -224,7 +225,7 @@ def _sum(
         pairs = [size for axis in apart for size in (1, axis.residues)]
         return flat.reshape([1] * first + pairs + [1])
 
-    total = None
+    total: Any = None
     for shifts in itertools.product(*(axis.places for axis in axes)):
         places = table(shifts)
         value, *offset = (shifted(x, shifts) for x in arrays)

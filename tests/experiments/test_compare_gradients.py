@@ -183,7 +183,7 @@ def test_a_formula_that_raises_fails(tmp_path, replace_tanh):
     ]
     assert {row["cotangent"] for row in report["rules"]} == {"none"}
     assert not (tmp_path / "error_maps.png").exists()
-    assert report["notes"][0].endswith("vector, float32: RuntimeError: no such luck")
+    assert report["notes"][0].endswith(", float32: RuntimeError: no such luck")
 
 
 def test_a_formula_that_is_not_for_a_case_is_skipped(tmp_path, replace_tanh):

@@ -137,8 +137,8 @@ def explicit_mesh(subject: Subject) -> list[Failure]:
             for x, dx, name in zip(operands, outcome.dxs, subject.names, strict=True):
                 if not dx.sharding.is_equivalent_to(x.sharding, x.ndim):
                     raise FailCheck(
-                        f"the gradient of {name} is sharded as {dx.sharding.spec}, "
-                        f"its primal as {x.sharding.spec}"
+                        f"the gradient of {name} is sharded as {_spec(dx)}, "
+                        f"its primal as {_spec(x)}"
                     )
             return outcome
 
