@@ -17,6 +17,7 @@ missed a wrong rule or accused a right one.
 
 import argparse
 import dataclasses
+import importlib
 import statistics
 import sys
 import time
@@ -221,8 +222,8 @@ def by_check_grads_as_called(call: Call) -> list[str]:
 
 def by_chex(call: Call) -> list[str]:
     """The same with chex's tolerance, which it scales by the argument's size."""
-    import chex
-
+    # By name, so that types can be checked where it is not installed; so is torch.
+    chex = importlib.import_module("chex")
     with jax.enable_x64(True):
         chex.assert_numerical_grads(*_wide(call), order=2, modes=["rev"])
     return []
@@ -230,8 +231,7 @@ def by_chex(call: Call) -> list[str]:
 
 def by_torch(call: Call) -> list[str]:
     """Gradcheck of a PyTorch function whose two passes are the JAX rule's."""
-    import torch
-
+    torch = importlib.import_module("torch")
     f, arrays = _wide(call)
     with jax.enable_x64(True):
         forward = jax.jit(lambda *arrays: tuple(jax.tree.leaves(f(*arrays))))
