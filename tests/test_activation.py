@@ -49,6 +49,16 @@ def test_extremes(name):
     np.testing.assert_allclose(dx[-2:], above, rtol=1e-6)
 
 
+@pytest.mark.parametrize("name", ["sigmoid", "tanh", "relu"])
+def test_extremes_equal_jax_nn_to_the_bit(name):
+    ours, stock = getattr(handgrad, name), getattr(jax.nn, name)
+    x = jnp.array([-jnp.inf, -1e30, -100.0, 0.0, 100.0, 1e30, jnp.inf])
+    np.testing.assert_array_equal(ours(x), stock(x))
+    dx = jax.vmap(jax.grad(ours))(x)
+    assert np.isfinite(dx).all()
+    np.testing.assert_array_equal(dx, jax.vmap(jax.grad(stock))(x))
+
+
 @pytest.mark.parametrize("name", ELEMENTWISE)
 def test_nan_stays_nan(name):
     assert np.isnan(getattr(handgrad, name)(jnp.nan))

@@ -224,7 +224,7 @@ def second_order(subject: Subject) -> list[Failure]:
         return _quotient_of_gradient(subject, attempt(subject, compute), v)
     try:
         actual, truth = compute(None)
-    except Exception:  # of which of the two?
+    except Exception:  # one of the two raises: alone, each says which
         actual = attempt(subject, compute)
         try:
             truth = compute("reference")
