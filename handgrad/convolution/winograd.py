@@ -178,10 +178,15 @@ class Winograd:
             start = i * products.shape[1]
             return lax.dynamic_update_slice_in_dim(y, products, start, axis=1)
 
-        pixels = (h - 2 for h in image.shape[1:-1])
-        y = sharding.zeros(
-            (x.shape[0], *pixels, size), image.dtype, where, like=(x, kernel)
-        )
+        pixels = [h - 2 for h in image.shape[1:-1]]
+        shape = (x.shape[0], *pixels, size)
+        if where is None:
+            # Any numbers will do, each is written over. Zeros would be one buffer for
+            # all layers of this shape, which lives as long as the first to the last.
+            y = image[(slice(None), *(slice(h) for h in pixels), slice(1))]
+            y = jnp.broadcast_to(y, shape)
+        else:
+            y = sharding.zeros(shape, image.dtype, where, like=(x, kernel))
         y = lax.fori_loop(0, steps, step, y)
         for i, w in enumerate(spec.windows):
             y = lax.slice_in_dim(y, 0, w.output, axis=1 + i)
@@ -220,12 +225,17 @@ class Winograd:
         """Into how many blocks the rows of tiles fall.
 
         The tiles of a block are enough for a good matrix product, and more than the
-        channels: each block reads the kernel's points, or adds to them, once.
+        channels: each block reads the kernel's points, or adds to them, once. Blocks
+        of equal height, where there are some, leave no rows to pad and to cut off.
         """
         rows, *others = (-(-w.output // self.m) for w in spec.windows)
+        if not rows:
+            return 0
         tiles = max(_TILES, 2 * channels)
         at_once = -(-tiles // max(examples * math.prod(others), 1))
-        return -(-rows // at_once) if rows else 0
+        steps = -(-rows // at_once)
+        equal = (n for n in range(steps, 2 * steps) if rows % n == 0)
+        return next(equal, steps)
 
     def _image(self, x: jax.Array, steps: int, spec: ConvSpec) -> jax.Array:
         """x, padded to whole blocks of tiles and two pixels more, in the wide dtype.
