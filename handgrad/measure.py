@@ -20,7 +20,7 @@ import functools
 import statistics
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -225,6 +225,49 @@ def difference_quotient(case: Case, implementation: Any, seed: int = 0) -> float
     # The quotient's own rounding, eps · |f| / step, counts for nothing.
     size += 1e-2 * float(np.sum(np.abs(np.where(np.isfinite(y), y, 0.0) * dy)))
     return abs(quotient - slope) / size if size else abs(quotient)
+
+
+class Residuals(NamedTuple):
+    """Bytes that live from the forward to the backward pass.
+
+    Attributes:
+      made: arrays that are neither arguments nor results.
+      results: results of the function that the backward pass reads.
+      arguments: arguments of the function that it reads.
+    """
+
+    made: int
+    results: int
+    arguments: int
+
+
+def residuals(function: Callable[..., Any], floating: Any, fixed: Any) -> Residuals:
+    """Counts what the gradient of `function(floating, fixed)` by `floating` keeps.
+
+    Traced only: nothing is computed, and arrays may be `jax.ShapeDtypeStruct`s.
+    """
+
+    def forward(floating: Any, fixed: Any) -> tuple[Any, list[Any]]:
+        y, vjp = jax.vjp(lambda floating: function(floating, fixed), floating)
+        return y, jax.tree.leaves(vjp)
+
+    traced, (y, _) = jax.make_jaxpr(forward, return_shape=True)(floating, fixed)
+    jaxpr, results = traced.jaxpr, len(jax.tree.leaves(y))
+    arguments = {id(v) for v in (*jaxpr.invars, *jaxpr.constvars)}
+    returned = {id(v) for v in jaxpr.outvars[:results]} - arguments
+    counts = {"made": 0, "results": 0, "arguments": 0}
+    for v in {id(v): v for v in jaxpr.outvars[results:]}.values():
+        if jnp.issubdtype(v.aval.dtype, jax.dtypes.extended):
+            continue  # a key of random numbers, say: its size is JAX's affair
+        kind = (
+            "arguments"
+            if id(v) in arguments
+            else "results"
+            if id(v) in returned
+            else "made"
+        )
+        counts[kind] += v.aval.size * np.dtype(v.aval.dtype).itemsize
+    return Residuals(**counts)
 
 
 def interleaved(

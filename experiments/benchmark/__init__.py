@@ -26,4 +26,6 @@ In `benchmark.json`, `rows` has a row for each layer and direction:
 `limits` holds what a matrix product and a copy reach on this machine in the same run;
 `summary` holds geometric means and the rows that fall short; `failures` lists what
 raised. What is missing or not finite is `null`. `finished` is false while it runs.
+
+`python -m experiments.benchmark memory` counts what lives until the backward pass.
 """

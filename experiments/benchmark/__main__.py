@@ -1,9 +1,10 @@
 """The command line of the benchmark."""
 
 import argparse
+import contextlib
 import os
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -17,7 +18,7 @@ from rich.progress import (
     TimeRemainingColumn,
 )
 
-from experiments.benchmark import pytorch
+from experiments.benchmark import memory, pytorch
 from experiments.benchmark.figure import bars
 from experiments.benchmark.layers import (
     DIRECTIONS,
@@ -48,21 +49,12 @@ def parse(arguments: Sequence[str] | None = None) -> argparse.Namespace:
     parser = _Parser(
         prog="python -m experiments.benchmark", description=_ABOUT, allow_abbrev=False
     )
-    commands = parser.add_subparsers(dest="command", metavar="ops", required=True)
+    commands = parser.add_subparsers(dest="command", required=True)
     ops = commands.add_parser(
         "ops",
         help="layers of real networks, one at a time",
         description=_ABOUT,
         allow_abbrev=False,
-    )
-    ops.add_argument(
-        "names",
-        nargs="*",
-        metavar="TEXT",
-        help="only layers with this text in the name of rule, layer or network",
-    )
-    ops.add_argument(
-        "--filter", action="append", default=[], metavar="TEXT", help="the same"
     )
     ops.add_argument(
         "--directions",
@@ -71,21 +63,42 @@ def parse(arguments: Sequence[str] | None = None) -> argparse.Namespace:
         metavar="NAMES",
         help="some of forward,input,kernel,all (all four)",
     )
-    ops.add_argument(
+    ops.add_argument("--no-torch", action="store_true", help="leave PyTorch out")
+    kept = commands.add_parser(
+        "memory",
+        help="what lives until the backward pass; measures no time",
+        description=memory.__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        allow_abbrev=False,
+    )
+    for command in (ops, kept):
+        _add_common(command)
+    flags = parser.parse_args(arguments)
+    flags.layers = select([*flags.names, *flags.filter], flags.quick)
+    return flags
+
+
+def _add_common(command: argparse.ArgumentParser) -> None:
+    command.add_argument(
+        "names",
+        nargs="*",
+        metavar="TEXT",
+        help="only layers with this text in the name of rule, layer or network",
+    )
+    command.add_argument(
+        "--filter", action="append", default=[], metavar="TEXT", help="the same"
+    )
+    command.add_argument(
         "--quick",
         action="store_true",
         help="one layer of each network unless layers are named, and fewer calls",
     )
-    ops.add_argument("--no-torch", action="store_true", help="leave PyTorch out")
-    ops.add_argument(
+    command.add_argument(
         "--workdir",
         type=Path,
         default=Path("runs/benchmark"),
         help="where to write (runs/benchmark)",
     )
-    flags = parser.parse_args(arguments)
-    flags.layers = select([*flags.names, *flags.filter], flags.quick)
-    return flags
 
 
 def _directions(text: str) -> tuple[str, ...]:
@@ -133,11 +146,10 @@ def _named(case: Case, text: str) -> bool:
 
 def run(flags: argparse.Namespace, console: Console) -> Findings:
     """Measures as the flags say, prints the tables and writes the files."""
-    open_workdir(flags.workdir)
     effort = QUICK if flags.quick else FULL
     torch = None if flags.no_torch else _load_torch(console)
     path, figure = (flags.workdir / f"benchmark.{end}" for end in ("json", "png"))
-    try:
+    with _writing_to(flags.workdir):
         figure.unlink(missing_ok=True)  # an earlier run's
         findings = Findings(_about(flags, torch), machine_limits(effort))
         write_json(path, findings.report())
@@ -153,14 +165,22 @@ def run(flags: argparse.Namespace, console: Console) -> Findings:
         write_json(path, findings.report())
         if findings.rows:
             bars([row._asdict() for row in findings.rows], figure)
-    except OSError as error:
-        raise UsageError(
-            f"--workdir {flags.workdir}: cannot be written ({error.strerror}); name "
-            "another directory"
-        ) from error
     print_table(findings, console)
     print_summary(findings, console)
     return findings
+
+
+@contextlib.contextmanager
+def _writing_to(workdir: Path) -> Iterator[None]:
+    """Opens the directory; whatever cannot be written there is the flag's fault."""
+    open_workdir(workdir)
+    try:
+        yield
+    except OSError as error:
+        raise UsageError(
+            f"--workdir {workdir}: cannot be written ({error.strerror}); name another "
+            "directory"
+        ) from error
 
 
 def _add(
@@ -219,6 +239,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
     console = Console(width=None if sys.stdout.isatty() else 180)
     try:
         flags = parse(arguments)
+        if flags.command == "memory":
+            with _writing_to(flags.workdir):
+                memory.run(flags.layers, flags.workdir, console)
+            return 0
         findings = run(flags, console)
     except UsageError as error:
         print(f"experiments.benchmark: {error}", file=sys.stderr)

@@ -5,6 +5,7 @@ from typing import Any
 import jax
 import numpy as np
 
+from handgrad import measure
 from handgrad.testing.checks.verdict import (
     FailCheck,
     SkipCheck,
@@ -102,20 +103,9 @@ def residuals(subject: Subject) -> str:
 def _kept(subject: Subject, who: str) -> int:
     """Bytes that a pull-back holds and that are no arguments."""
     function = subject.split(subject.function(who))
-
-    def forward(floats, fixed):
-        _, vjp, _ = jax.vjp(lambda x: function(x, fixed), floats, has_aux=True)
-        return jax.tree.leaves(vjp)
-
     with subject.precision(None):
-        jaxpr = jax.make_jaxpr(forward)(*subject.point).jaxpr
-    arguments = {id(v) for v in (*jaxpr.invars, *jaxpr.constvars)}
-    made = {id(v): v.aval for v in jaxpr.outvars if id(v) not in arguments}
-    return sum(
-        aval.size * np.dtype(aval.dtype).itemsize
-        for aval in made.values()
-        if not jax.numpy.issubdtype(aval.dtype, jax.dtypes.extended)
-    )
+        kept = measure.residuals(lambda *point: function(*point)[0], *subject.point)
+    return kept.made + kept.results
 
 
 def _bytes(count: float) -> str:
