@@ -28,7 +28,7 @@ from handgrad.convolution import (
     winograd,
 )
 from handgrad.loss import cross_entropy, distance
-from handgrad.pooling import average, upsample
+from handgrad.pooling import adaptive, average, power, unpool, upsample
 from handgrad.pooling import max as maximum
 
 
@@ -95,6 +95,53 @@ def forget_the_count(monkeypatch):
     right = average.AverageSpec.mean
     wrong = lambda spec, total: right(spec, total) * 1.01
     monkeypatch.setattr(average.AverageSpec, "mean", wrong)
+
+
+def shift_the_windows(monkeypatch):
+    """The error handed to pixels one further on than those of the window."""
+    right = upsample._axis
+    wrong = lambda w: right(dataclasses.replace(w, low=w.low + 1, high=w.high - 1))
+    monkeypatch.setattr(upsample, "_axis", wrong)
+
+
+def forget_the_power(monkeypatch):
+    """The windows' norms to the power e in place of e − 1: dropped by one."""
+    right = power._power
+    wrong = lambda x, e: right(x, e + 1 if e == 1 else e)
+    monkeypatch.setattr(power, "_power", wrong)
+
+
+def gather_from_the_next_place(monkeypatch):
+    right = unpool.windows.places
+
+    def wrong(described):
+        first, *rest = right(described)
+        return [*rest, first]
+
+    monkeypatch.setattr(unpool.windows, "places", wrong)
+
+
+def count_a_bin_short(monkeypatch):
+    """The first bin's error shared out among one pixel less than it has."""
+    right = adaptive._shares
+
+    def wrong(x, bins, axis):
+        (start, stop), *rest = bins
+        return right(x, [(start + 1, stop), *rest], axis)
+
+    monkeypatch.setattr(adaptive, "_shares", wrong)
+
+
+def exchange_rows_and_columns(monkeypatch):
+    """The offset in a bin read column by column."""
+    right = adaptive._units
+    calls = []
+
+    def wrong(sizes):
+        calls.append(sizes)
+        return right(sizes) if len(calls) % 2 else right(sizes[::-1])[::-1]
+
+    monkeypatch.setattr(adaptive, "_units", wrong)
 
 
 def spoil_one_entry(monkeypatch):
@@ -243,6 +290,20 @@ MUTATIONS = [
     (drop_a_shift, "avg_pool", "hand", ["overlapping 3x3/1"]),
     (last_tie_wins, "max_pool", "hand", ["overlapping 3x3/1, tied"]),
     (forget_the_count, "avg_pool", "hand", ["overlapping 3x3/1"]),
+    (last_tie_wins, "min_pool", "hand", ["overlapping 3x3/2, tied"]),
+    (last_tie_wins, "max_pool_with_argmax", "hand", ["overlapping 3x3/2, tied"]),
+    (shift_the_windows, "min_pool", "hand", ["overlapping 3x3/2"]),
+    (shift_the_windows, "sum_pool", "hand", ["overlapping 3x3/2"]),
+    (shift_the_windows, "lp_pool", "hand", ["overlapping 3x3/2, norm 3"]),
+    (shift_the_windows, "max_unpool", "hand", ["blocks"]),
+    (shift_the_windows, "reduce_window_max", "hand", ["channels first"]),
+    (shift_the_windows, "reduce_window_sum", "hand", ["channels first"]),
+    (drop_a_shift, "reduce_window_max", "hand", ["dilated, batch and channels too"]),
+    (drop_a_shift, "reduce_window_sum", "hand", ["dilated, batch and channels too"]),
+    (forget_the_power, "lp_pool", "hand", ["overlapping 3x3/2"]),
+    (gather_from_the_next_place, "max_unpool", "hand", ["blocks"]),
+    (count_a_bin_short, "adaptive_avg_pool", "hand", ["unlike bins"]),
+    (exchange_rows_and_columns, "adaptive_max_pool", "hand", ["unlike bins"]),
     (spoil_one_entry, "dense", "hand", ["lenet5 dense 1"]),
     (forget_the_label, "softmax_cross_entropy", "hand", ["lenet5 loss"]),
     (forget_the_label, "poly_loss_cross_entropy", "hand", ["soft labels"]),
