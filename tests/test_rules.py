@@ -15,19 +15,26 @@ PAIRS = list(measure.pairs())
 # Transformations do not depend on the geometry: two small cases a formula suffice, and
 # for the other signatures of the convolution rule one formula.
 ONE_FORMULA = {"conv_general_dilated": "rot180", "conv_transpose": "transposed"}
-SMALL = [
-    pair
-    for rule, formulas in ((r.name, r.formulas) for r in handgrad.RULES.values())
-    for formula in formulas
-    if ONE_FORMULA.get(rule, formula) == formula
-    for pair in [
-        (formula, case)
-        for case in cases.of(rule)
-        if case.network is None
-        and "empty" not in case.name
-        and measure.suitable(formula, case)
-    ][:2]
-]
+FIRST, SECOND = (
+    [
+        chosen[number]
+        for rule in handgrad.RULES.values()
+        for formula in rule.formulas
+        if ONE_FORMULA.get(rule.name, formula) == formula
+        for chosen in [
+            [
+                (formula, case)
+                for case in cases.of(rule.name)
+                if case.network is None
+                and "empty" not in case.name
+                and measure.suitable(formula, case)
+            ]
+        ]
+        if len(chosen) > number
+    ]
+    for number in range(2)
+)
+SMALL = [*FIRST, *(pytest.param(*pair, marks=pytest.mark.second) for pair in SECOND)]
 ONE = {rule.name for rule in handgrad.RULES.values() if len(rule.formulas) == 1}
 # Several devices are in test_sharding.py; what is exported, is called below.
 CHECKS = [c for c in ALL if c not in ("shard_map", "explicit_mesh", "export")]
@@ -136,7 +143,9 @@ def test_cond_and_while(formula, case):
 
 
 @pytest.mark.parametrize(
-    ("formula", "case"), [pair for pair in SMALL if pair[1].kinked], ids=identify
+    ("formula", "case"),
+    [pair for pair in FIRST + SECOND if pair[1].kinked],
+    ids=identify,
 )
 def test_gradient_of_gradient_on_a_kink(formula, case):
     """Reverse over reverse: the gradient of ⟨∇ sin⟨op, dy⟩, v⟩ equals autodiff's.
