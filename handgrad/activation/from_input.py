@@ -13,6 +13,7 @@ import math
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax import lax
 
 from handgrad.elementwise import apply, elementwise
@@ -162,33 +163,32 @@ def hard_silu(x: jax.Array, *, implementation: str | None = None) -> jax.Array:
 
 _SQRT_2_PI = math.sqrt(2 / math.pi)
 _CUBE = 0.044715
+# From here on tanh u is 1 in the dtype that is computed in.
+_GELU_IS_FLAT = {np.dtype("float32"): 5.0, np.dtype("float64"): 7.5}
 
 
-def _gelu_sigmoid(x):
-    """σ(2u) = ½ (1 + tanh u), and σ(2u) σ(−2u).
-
-    Of the small one no digit is lost, as 1 − tanh² would: far out it meets a large u'.
-    """
-    u = _SQRT_2_PI * x * (1 + _CUBE * lax.square(x))
-    e = jnp.exp(-2 * jnp.abs(u))
-    return jnp.where(u < 0, e, 1) / (1 + e), e / lax.square(1 + e)
+def _gelu_tanh(x):
+    return jnp.tanh(_SQRT_2_PI * x * (1 + _CUBE * lax.square(x)))
 
 
 def _gelu(x, approximate):
     if approximate:
-        return _times(x, _gelu_sigmoid(x)[0])
+        return _times(x, 0.5 * (1 + _gelu_tanh(x)))
     return _times(x, 0.5 * lax.erfc(-x * math.sqrt(0.5)))
 
 
 def _gelu_slope(x, dy, approximate):
     """Φ(x) + x φ(x), or the same of the approximation of Φ."""
-    bounded = _bounded(x)
     if approximate:
-        p, product = _gelu_sigmoid(x)
-        du = _SQRT_2_PI * (1 + 3 * _CUBE * lax.square(bounded))
-        return (p + 2 * bounded * product * du) * dy
-    density = jnp.exp(-0.5 * lax.square(x)) / math.sqrt(2 * math.pi)
-    return (0.5 * lax.erfc(-x * math.sqrt(0.5)) + bounded * density) * dy
+        t = _gelu_tanh(x)
+        du = _SQRT_2_PI * (1 + 3 * _CUBE * lax.square(x))
+        # Further out 1 − t² would be a rounding, which meets a large u' there.
+        near = jnp.where(jnp.abs(x) < _GELU_IS_FLAT[x.dtype], x * du, 0)
+        return 0.5 * ((1 + t) + near * ((1 - t) * (1 + t))) * dy
+    z = -x * math.sqrt(0.5)
+    # erfc(z) needs this exponential, too; of exp(−x²/2) the compiler would not know.
+    density = lax.exp(-lax.square(z)) / math.sqrt(2 * math.pi)
+    return (0.5 * lax.erfc(z) + _bounded(x) * density) * dy
 
 
 elementwise(
