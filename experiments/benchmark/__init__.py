@@ -26,4 +26,17 @@ In `benchmark.json`, `rows` has a row for each layer and direction:
 `limits` holds what a matrix product and a copy reach on this machine in the same run;
 `summary` holds geometric means and the rows that fall short; `failures` lists what
 raised. What is missing or not finite is `null`. `finished` is false while it runs.
+
+`python -m experiments.benchmark networks` takes whole networks: a step of SGD with
+momentum, in turn by Flax ("flax"), by the same model of `handgrad.linen`'s modules
+("handgrad"), by `handgrad.rewrite` of Flax's ("rewrite") and by PyTorch with the same
+parameters. It writes `networks.json` and `networks.png`; a row has, beside the numbers
+of each side,
+
+    same_loss               whether all sides' first losses are the same
+    speedup                 Flax's time / handgrad's
+    rewrite_speedup         Flax's time / rewrite's
+    torch_ratio             PyTorch's time / handgrad's
+    rewrite_time            rewrite's time / handgrad's
+    memory_ratio, ...       handgrad's / Flax's
 """

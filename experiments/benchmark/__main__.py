@@ -48,7 +48,9 @@ def parse(arguments: Sequence[str] | None = None) -> argparse.Namespace:
     parser = _Parser(
         prog="python -m experiments.benchmark", description=_ABOUT, allow_abbrev=False
     )
-    commands = parser.add_subparsers(dest="command", metavar="ops|networks", required=True)
+    commands = parser.add_subparsers(
+        dest="command", metavar="ops|networks", required=True
+    )
     ops = commands.add_parser(
         "ops",
         help="layers of real networks, one at a time",
@@ -170,9 +172,7 @@ def run_networks(flags: argparse.Namespace, console: Console) -> dict[str, Any]:
             for name, network in flags.networks.items():
                 progress.update(bar, description=name)
                 try:
-                    rows.append(
-                        networks.measure_network(name, network, effort, torch)
-                    )
+                    rows.append(networks.measure_network(name, network, effort, torch))
                 # Whatever one network raises, the others are measured.
                 except Exception as error:
                     failures.append({"network": name, "reason": _reason(error)})

@@ -72,9 +72,7 @@ class _Layers:
         """Begins a forward pass."""
         self._counts = collections.Counter()
 
-    def conv(
-        self, x: Any, strides: int = 1, padding: int = 0, groups: int = 1
-    ) -> Any:
+    def conv(self, x: Any, strides: int = 1, padding: int = 0, groups: int = 1) -> Any:
         """The next `Conv`."""
         p = self._next("Conv")
         kernel, bias = p["kernel"], p.get("bias")
@@ -94,7 +92,6 @@ class _Layers:
     def flat(self, x: Any) -> Any:
         """[n c h w] -> [n hwc], Flax's order."""
         return x.permute(0, 2, 3, 1).flatten(1)
-
 
     def _next(self, layer: str) -> Mapping[str, Any]:
         name = f"{layer}_{self._counts[layer]}"
