@@ -66,17 +66,18 @@ def conv_general_dilated_local(
     slow on a CPU; ours is `col2im`.
     """
     n = len(filter_shape)
-    last = (0, n + 1, *range(1, n + 1)), (n + 1, n, *range(n)), (0, n + 1, *range(1, n + 1))
-    if lhs_dilation != (1,) * n or tuple(dimension_numbers) != last:
+    image = (0, n + 1, *range(1, n + 1))
+    last = image, (n + 1, n, *range(n)), image
+    if lhs_dilation != (1,) * n or dimension_numbers != last:
         raise ValueError("conv_general_dilated_local: channels last, not dilated")
     columns = handgrad.im2col(
         lhs, filter_shape, window_strides, padding, kernel_dilation=rhs_dilation
     )
-    *image, _, features = rhs.shape
+    *pixels, _, features = rhs.shape
     kernel = rhs.reshape(-1, *rhs.shape[-2:])
     # [n ckl pq] [pq ckl o] -> [pq n o]
     y = handgrad.dot_general(columns, kernel, (((1,), (1,)), ((2,), (0,))), precision)
-    return jnp.swapaxes(y, 0, 1).reshape(-1, *image, features)
+    return jnp.swapaxes(y, 0, 1).reshape(-1, *pixels, features)
 
 
 _LAX = types.SimpleNamespace(
@@ -136,7 +137,7 @@ def _broadcasts(mask: Any, shape: tuple[int, ...]) -> bool:
 
 
 def axes(value: Any, ndim: int) -> tuple[int, ...] | None:
-    """Axes as positive numbers in order; `None` unless each is there, and named once."""
+    """Axes as positive numbers in order; `None` unless all are there, each once."""
     if value is None:
         return None
     try:

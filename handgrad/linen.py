@@ -5,9 +5,9 @@
 
 All of `flax.linen` is here. `Conv`, `ConvTranspose`, `ConvLocal`, `Dense`, `BatchNorm`,
 `LayerNorm`, `GroupNorm`, `InstanceNorm`, `RMSNorm`, `Dropout`, `max_pool`, `min_pool`
-and `avg_pool` are Flax's own with our gradients: the same arguments, parameters, initial
-values, checkpoints, results and errors. What ours cannot do, forward mode but for, is
-computed as by Flax.
+and `avg_pool` are Flax's own with our gradients: the same arguments, parameters,
+initial values, checkpoints, results and errors. What ours cannot do is computed as by
+Flax; only forward mode (`jvp`) is lost.
 
 Example:
   >>> import jax, jax.numpy as jnp
@@ -24,7 +24,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 from flax import linen
-from flax.linen import *  # noqa: F403
+from flax.linen import *  # noqa: F403  # type: ignore
 
 import handgrad
 from handgrad import _flax

@@ -6,8 +6,8 @@
 All of `flax.nnx` is here. `Conv`, `ConvTranspose`, `Linear`, `BatchNorm`, `LayerNorm`,
 `GroupNorm`, `InstanceNorm`, `RMSNorm`, `Dropout`, `max_pool`, `min_pool` and `avg_pool`
 are Flax's own with our gradients: the same arguments, parameters, initial values,
-checkpoints, results and errors. What ours cannot do, forward mode but for, is computed
-as by Flax.
+checkpoints, results and errors. What ours cannot do is computed as by Flax; only
+forward mode (`jvp`) is lost.
 
 Example:
   >>> import jax.numpy as jnp
@@ -21,7 +21,7 @@ import functools
 
 import jax
 from flax import nnx
-from flax.nnx import *  # noqa: F403
+from flax.nnx import *  # noqa: F403  # type: ignore
 from jax import lax
 
 import handgrad
@@ -35,7 +35,7 @@ avg_pool = _flax.avg_pool
 class Conv(nnx.Conv):
     """`flax.nnx.Conv`, by `handgrad.conv_general_dilated`."""
 
-    __init__ = functools.partialmethod(
+    __init__ = functools.partialmethod(  # type: ignore[assignment]
         nnx.Conv.__init__, conv_general_dilated=_flax.conv_general_dilated
     )
 
@@ -49,7 +49,7 @@ class ConvTranspose(nnx.ConvTranspose):
 class Linear(nnx.Linear):
     """`flax.nnx.Linear`, by `handgrad.dot_general`."""
 
-    __init__ = functools.partialmethod(
+    __init__ = functools.partialmethod(  # type: ignore[assignment]
         nnx.Linear.__init__, dot_general=_flax.dot_general
     )
 
@@ -89,7 +89,7 @@ class BatchNorm(nnx.BatchNorm):
         average = use_running_average
         if average is None:
             average = self.use_running_average
-        axes = _flax.axes(self.axis, x.ndim) or ()
+        axes = list(_flax.axes(self.axis, x.ndim) or ())
         if (
             average is None
             or not _flax.takes(self, x, mask)

@@ -95,8 +95,10 @@ def _shift(x, axes):
     if x.size == 0:
         return jnp.zeros((), x.dtype)
     inner = max((i for i in axes if i != x.ndim - 1), default=0)
+    where = sharding.of(x)
     for axis in axes:
-        if axis not in (inner, x.ndim - 1):
+        # Under an explicit mesh no device has the beginning alone.
+        if axis not in (inner, x.ndim - 1) and not (where and where.spec[axis]):
             x = lax.slice_in_dim(x, 0, 1, axis=axis)
     return jnp.mean(x, axes, keepdims=True)
 

@@ -28,4 +28,17 @@ In `benchmark.json`, `rows` has a row for each layer and direction:
 raised. What is missing or not finite is `null`. `finished` is false while it runs.
 
 `python -m experiments.benchmark memory` counts what lives until the backward pass.
+
+`python -m experiments.benchmark networks` takes whole networks: a step of SGD with
+momentum, in turn by Flax ("flax"), by the same model of `handgrad.linen`'s modules
+("handgrad"), by `handgrad.rewrite` of Flax's ("rewrite") and by PyTorch with the same
+parameters. It writes `networks.json` and `networks.png`; a row has, beside the numbers
+of each side,
+
+    same_loss               whether all sides' first losses are the same
+    speedup                 Flax's time / handgrad's
+    rewrite_speedup         Flax's time / rewrite's
+    torch_ratio             PyTorch's time / handgrad's
+    rewrite_time            rewrite's time / handgrad's
+    memory_ratio, ...       handgrad's / Flax's
 """

@@ -7,11 +7,11 @@ alive ("held"). Its table of stacks has the temporary memory of the compiled tra
 step of conv → relu → max_pool as LeNet-5 and VGG begin.
 """
 
+import argparse
 import dataclasses
 import functools
 import itertools
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Any, NamedTuple
 
 import jax
@@ -21,6 +21,7 @@ from rich.console import Console
 from rich.table import Table
 
 import handgrad
+from experiments.benchmark import common, ops
 from experiments.runs import describe_environment, write_json
 from handgrad import measure
 from handgrad.cases import Case
@@ -179,8 +180,23 @@ def print_stacks(rows: Sequence[StackMemory], console: Console) -> None:
     console.print(table)
 
 
-def run(layers: Sequence[Case], workdir: Path, console: Console) -> dict[str, Any]:
-    """Counts, prints the tables, writes `memory.json` and returns what it holds."""
+def add_command(commands: Any) -> None:
+    """Adds `memory` to the benchmark's command line."""
+    command = commands.add_parser(
+        "memory",
+        help="what lives until the backward pass; measures no time",
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        allow_abbrev=False,
+    )
+    ops.add_layers(command)
+    quick = "one layer of each network unless layers are named"
+    common.add_flags(command, quick=quick, torch=False)
+
+
+def run(flags: argparse.Namespace, console: Console) -> int:
+    """Counts as the flags say, prints the tables and writes `memory.json`."""
+    layers = ops.select([*flags.names, *flags.filter], flags.quick)
     residuals = [kept(case) for case in layers]
     print_residuals(residuals, console)
     stacks = [stack_memory(stack) for stack in STACKS]
@@ -190,5 +206,6 @@ def run(layers: Sequence[Case], workdir: Path, console: Console) -> dict[str, An
         "residuals": [row._asdict() for row in residuals],
         "stacks": [row._asdict() for row in stacks],
     }
-    write_json(workdir / "memory.json", found)
-    return found
+    with common.writing_to(flags.workdir):
+        write_json(flags.workdir / "memory.json", found)
+    return 0

@@ -8,8 +8,7 @@ import matplotlib.image
 import numpy as np
 import pytest
 
-from experiments.benchmark import __main__ as command
-from experiments.benchmark import figure, layers, pytorch, report
+from experiments.benchmark import figure, layers, ops, pytorch, report
 from experiments.benchmark.__main__ import main
 from handgrad import cases, measure
 from handgrad.rules import RULES
@@ -159,22 +158,22 @@ def test_what_was_measured_outlives_a_kill(tmp_path, monkeypatch):
             raise KeyboardInterrupt
         yield from ()
 
-    monkeypatch.setattr(command, "measure_layer", interrupt)
+    monkeypatch.setattr(ops, "measure_layer", interrupt)
     assert main(["ops", "--quick", "--no-torch", "--workdir", str(tmp_path)]) == 130
     assert report_in(tmp_path)["finished"] is False
 
 
 def test_filters():
-    everything = command.select([], quick=False)
+    everything = ops.select([], quick=False)
     assert everything == MEASURED
-    transposed = command.select(["Transpose"], quick=False)
+    transposed = ops.select(["Transpose"], quick=False)
     assert {case.rule for case in transposed} == {"conv_transpose"}
-    two = command.select(["vgg16", "LENET5"], quick=True)
+    two = ops.select(["vgg16", "LENET5"], quick=True)
     assert {case.network for case in two} == {"vgg16", "lenet5"}
     assert len(two) > 2
-    (one,) = command.select(["3x3 512 14px"], quick=False)
+    (one,) = ops.select(["3x3 512 14px"], quick=False)
     assert one.network == "vgg16"
-    quick = command.select([], quick=True)
+    quick = ops.select([], quick=True)
     assert len(quick) == len({case.network for case in quick})
     assert {case.network for case in quick} == {case.network for case in everything}
 
