@@ -55,8 +55,8 @@ def rewrite(fn: _Function, *, rules: Iterable[str] | None = None) -> _Function:
     Example:
       >>> import jax, jax.numpy as jnp, handgrad
       >>> def loss(x):
-      ...     blocks = (1, 2, 2, 1)
-      ...     y = jax.lax.reduce_window(x, -jnp.inf, jax.lax.max, blocks, blocks, "SAME")
+      ...     k = (1, 2, 2, 1)
+      ...     y = jax.lax.reduce_window(x, -jnp.inf, jax.lax.max, k, k, "VALID")
       ...     return y.sum()
       >>> x = jnp.arange(16.0).reshape(1, 4, 4, 1)
       >>> jax.grad(handgrad.rewrite(loss))(x).squeeze()
@@ -75,7 +75,8 @@ def rewrite(fn: _Function, *, rules: Iterable[str] | None = None) -> _Function:
         try:
             traced = trace(fn, args, kwargs)
         except Exception as error:
-            raise error.with_traceback(_from_user(error.__traceback__))
+            error.__traceback__ = _from_user(error.__traceback__)
+            raise
         return traced.rewritten(names)()
 
     return rewritten  # type: ignore[return-value]

@@ -1,6 +1,6 @@
-"""`lax.reduce_window` with an extremum or a sum over all axes, by the rules of pools.
+"""`lax.reduce_window` with an extremum or a sum, over all axes, by the rules of pools.
 
-    y[p] = max, min or Σ over k of x[s·p + d·k − b]     in every axis, batch and channels too
+    y[p] = max, min or Σ over k of x[s·p + d·k − b]     in every axis
 
 Axes in front with windows of one element are a pool's batch, and such an axis at the
 end its channels; the axes between them are its spatial dimensions. A `base_dilation` e
