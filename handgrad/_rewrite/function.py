@@ -8,6 +8,8 @@ from types import TracebackType
 from typing import Any, TypeVar
 
 import jax
+import jax.core
+import jax.numpy as jnp
 import numpy as np
 from jax.extend import core
 
@@ -43,7 +45,8 @@ def rewrite(fn: _Function, *, rules: Iterable[str] | None = None) -> _Function:
     Args:
       fn: any function of pytrees.
       rules: the primitives to replace, of "conv_general_dilated", "reduce_window_max",
-        "reduce_window_min" and "reduce_window_sum"; `None` for all.
+        "reduce_window_min", "reduce_window_sum" and "select_and_scatter_add" (the
+        gradient of a window's extremum, if `fn` takes it); `None` for all.
 
     Returns:
       The function; rewriting it again changes nothing.
@@ -144,8 +147,8 @@ def trace(fn: Callable[..., Any], args: tuple, kwargs: dict[str, Any]) -> Traced
 
 def _is_array(leaf: Any) -> bool:
     if isinstance(leaf, np.ndarray | np.generic):
-        return jax.dtypes.issubdtype(leaf.dtype, np.number) or leaf.dtype == np.bool_
-    return isinstance(leaf, jax.Array | jax.core.Tracer)
+        return jnp.issubdtype(leaf.dtype, np.number) or leaf.dtype == np.bool_
+    return isinstance(leaf, jax.Array | jax.core.Tracer | jax.ShapeDtypeStruct)
 
 
 def _from_user(traceback: TracebackType | None) -> TracebackType | None:

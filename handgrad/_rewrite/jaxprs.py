@@ -51,13 +51,15 @@ class Found:
 
     Attributes:
       eqn: the equation.
-      inside: the primitives around it, outermost first.
-      because: why it was left alone; "" if it was replaced.
+      inside: what is around it, outermost first.
+      left_because: why it was left alone; "" if it was replaced.
+      value_only: whether it stands in a function with a gradient of its own.
     """
 
     eqn: core.JaxprEqn
     inside: tuple[str, ...]
-    because: str
+    left_because: str
+    value_only: bool
 
 
 def rewrite(program: Program, rules: frozenset[str]) -> Program:
@@ -71,20 +73,30 @@ def rewrite(program: Program, rules: frozenset[str]) -> Program:
     return program if new is None else new
 
 
-def find(program: Program, rules: frozenset[str]) -> list[Found]:
-    """Returns what `rewrite` meets in the program."""
-    walk = _Walk(rules, found=[])
-    walk.program(program)
-    return walk.found or []
+def find(
+    program: Program, rules: frozenset[str], tell: Callable[[Found], None]
+) -> None:
+    """Tells what `rewrite` meets in the program, where its mesh axes have names."""
+    _Walk(rules, tell).program(program)
 
 
 @dataclasses.dataclass(frozen=True)
 class _Walk:
-    """One pass over a program; with `found`, every equation that has a rule is told."""
+    """One pass over a program.
+
+    Attributes:
+      rules: the primitives to replace.
+      tell: is told of every equation that has a rule; `None` if nobody asks.
+      inside: what is around the program, outermost first.
+      value_only: whether that has a gradient of its own.
+      left_because: why nothing in the program is replaced, if so.
+    """
 
     rules: frozenset[str]
-    found: list[Found] | None = None
+    tell: Callable[[Found], None] | None = None
     inside: tuple[str, ...] = ()
+    value_only: bool = False
+    left_because: str = ""
 
     def program(self, program: Program) -> Program:
         eqns, changed = [], False
@@ -97,20 +109,25 @@ class _Walk:
     def equation(self, eqn: core.JaxprEqn) -> list[core.JaxprEqn] | None:
         """What takes the equation's place; `None` if nothing does."""
         name = eqn.primitive.name
-        if name in replacements.OPS:
+        if name in replacements.OPS or name in replacements.LEFT:
             return self.replaced(eqn)
         if name in HELD:
             return self.holder(eqn)
+        if self.tell is not None:
+            closed = dataclasses.replace(
+                self,
+                inside=(*self.inside, name),
+                left_because=f"{name} is not looked into",
+            )
+            for program in core.jaxprs_in_params(eqn.params):
+                closed.program(program)
         return None
 
     def replaced(self, eqn: core.JaxprEqn) -> list[core.JaxprEqn] | None:
-        if eqn.primitive.name in self.rules:
-            body = replacements.replacement(eqn)
-        else:
-            body = "not among rules"
+        body = self.left_because or replacements.replacement(eqn, self.rules)
         because = body if isinstance(body, str) else ""
-        if self.found is not None:
-            self.found.append(Found(eqn, self.inside, because))
+        if self.tell is not None:
+            self.tell(Found(eqn, self.inside, because, self.value_only))
         return None if isinstance(body, str) else list(_spliced(eqn, body))
 
     def holder(self, eqn: core.JaxprEqn) -> list[core.JaxprEqn] | None:
@@ -138,14 +155,18 @@ class _Walk:
         return changed
 
     def within(self, eqn: core.JaxprEqn, program: Program) -> Program:
-        if self.found is None:
+        if self.tell is None:
             return rewrite(program, self.rules)
-        inside = (*self.inside, eqn.params.get("name") or eqn.primitive.name)
-        return dataclasses.replace(self, inside=inside).program(program)
+        walk = dataclasses.replace(
+            self,
+            inside=(*self.inside, eqn.params.get("name") or eqn.primitive.name),
+            value_only=self.value_only or eqn.primitive.name.startswith("custom"),
+        )
+        return walk.program(program)
 
 
-def _with_equations(program: Program, eqns: list[core.JaxprEqn]) -> Program:
-    open_program = getattr(program, "jaxpr", program)
+def _with_equations(program: Any, eqns: list[core.JaxprEqn]) -> Program:
+    open_program = getattr(program, "jaxpr", program)  # older JAX holds it apart
     if open_program is program:
         return program.replace(eqns=eqns)
     return program.replace(jaxpr=open_program.replace(eqns=eqns))
@@ -184,7 +205,8 @@ def _is_ours(eqn: core.JaxprEqn) -> bool:
 def _in_shard_map(eqn: core.JaxprEqn, compute: Callable[..., Any]) -> Any:
     """Computes where the body's mesh axes have their names, as its own trace did."""
     params, results = eqn.params, []
-    axes = params.get("manual_axes", params.get("newly_manual_axes"))
+    # What newer JAX calls it.
+    axes: Any = params.get("manual_axes", params.get("newly_manual_axes"))
 
     def probe():
         results.append(compute(eqn))

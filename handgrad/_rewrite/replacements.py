@@ -14,7 +14,7 @@ import jax.numpy as jnp
 from jax.extend import core
 
 from handgrad import arguments
-from handgrad.convolution import conv_general_dilated
+from handgrad._rewrite import gradients
 from handgrad.pooling import (
     reduce_window_max,
     reduce_window_min,
@@ -22,10 +22,16 @@ from handgrad.pooling import (
 )
 
 OPS: dict[str, Callable[..., jax.Array]] = {
-    "conv_general_dilated": conv_general_dilated,
+    "conv_general_dilated": gradients.convolution,
     "reduce_window_max": reduce_window_max,
     "reduce_window_min": reduce_window_min,
     "reduce_window_sum": reduce_window_sum,
+    "select_and_scatter_add": gradients.extremum_gradient,
+}
+# Their relatives that stay as they are, and why.
+LEFT = {
+    "reduce_window": "its reducer is no maximum, minimum or sum",
+    "select_and_gather_add": "forward mode",
 }
 
 
@@ -43,13 +49,18 @@ def named(rules: Iterable[str] | None) -> frozenset[str]:
     return frozenset(rules)
 
 
-def replacement(eqn: core.JaxprEqn) -> core.ClosedJaxpr | str:
+def replacement(eqn: core.JaxprEqn, rules: frozenset[str]) -> core.ClosedJaxpr | str:
     """The op in the place of one equation, or why the equation stays as it is."""
-    before = eqn.outvars[0].aval
+    before: Any = eqn.outvars[0].aval
+    name = eqn.primitive.name
+    if name in LEFT:
+        return LEFT[name]
+    if name not in rules:
+        return "not among rules"
     if not jnp.issubdtype(before.dtype, jnp.floating):
         return f"{before.dtype} has no gradient of ours"
     try:
-        op = _jitted(eqn.primitive.name, **eqn.params)
+        op = _jitted(name, **eqn.params)
         operands = [v.aval for v in eqn.invars]
         with eqn.ctx.manager:
             body = op.trace(*operands).jaxpr
