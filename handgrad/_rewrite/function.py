@@ -72,7 +72,7 @@ def rewrite(fn: _Function, *, rules: Iterable[str] | None = None) -> _Function:
         raise TypeError(f"rewrite: fn must be callable, got {type(fn).__name__}")
     names = replacements.named(rules)
 
-    @functools.wraps(fn, updated=())
+    @_named_like(fn)
     def rewritten(*args, **kwargs):
         __tracebackhide__ = True  # of pytest and IPython
         try:
@@ -118,31 +118,57 @@ class Traced:
 _COMPUTED = object()
 
 
+@jax.tree_util.register_static
+class _Constant:
+    """A leaf that is no array, as it goes through a trace."""
+
+    def __init__(self, value: Any):
+        self.value = value
+
+
 def trace(fn: Callable[..., Any], args: tuple, kwargs: dict[str, Any]) -> Traced:
     """Traces the call; what is no array, argument or result, stays as it is."""
     leaves, tree = jax.tree.flatten((args, kwargs))
-    places = [i for i, leaf in enumerate(leaves) if _is_array(leaf)]
+    arrays = [leaf for leaf in leaves if _is_array(leaf)]
+    if constants := len(arrays) < len(leaves):
+        leaves = [leaf if _is_array(leaf) else _Constant(leaf) for leaf in leaves]
+        args, kwargs = jax.tree.unflatten(tree, leaves)
     results = []
 
-    def of_arrays(*arrays):
-        given = list(leaves)
-        for place, array in zip(places, arrays, strict=True):
-            given[place] = array
-        args, kwargs = jax.tree.unflatten(tree, given)
+    @_named_like(fn)
+    def traced(*args, **kwargs):
+        if constants:
+            args, kwargs = jax.tree.map(_value, (args, kwargs), is_leaf=_is_constant)
         found, structure = jax.tree.flatten(fn(*args, **kwargs))
-        computed = [leaf for leaf in found if isinstance(leaf, jax.core.Tracer)]
-        results[:] = [
-            [
-                _COMPUTED if isinstance(leaf, jax.core.Tracer) else leaf
-                for leaf in found
-            ],
-            structure,
-        ]
-        return computed
+        computed = [isinstance(leaf, jax.core.Tracer) for leaf in found]
+        both = list(zip(found, computed, strict=True))
+        results[:] = [_COMPUTED if traced else leaf for leaf, traced in both], structure
+        return [leaf for leaf, traced in both if traced]
 
-    arrays = [leaves[i] for i in places]
-    program = jax.make_jaxpr(of_arrays)(*arrays)
+    program = jax.make_jaxpr(traced)(*args, **kwargs)
     return Traced(program, arrays, *results)
+
+
+def _is_constant(leaf: Any) -> bool:
+    return isinstance(leaf, _Constant)
+
+
+def _value(leaf: Any) -> Any:
+    return leaf.value if isinstance(leaf, _Constant) else leaf
+
+
+def _named_like(fn: Callable[..., Any]) -> Callable[[Any], Any]:
+    """Makes JAX see the name, the signature and the source of `fn`."""
+
+    def named(wrapper):
+        wrapper = functools.wraps(fn, updated=())(wrapper)
+        inner = fn
+        while isinstance(inner, functools.partial):
+            inner = inner.func
+        wrapper.__name__ = getattr(inner, "__name__", type(inner).__name__)
+        return wrapper
+
+    return named
 
 
 def _is_array(leaf: Any) -> bool:
