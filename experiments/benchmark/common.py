@@ -1,4 +1,4 @@
-"""What the parts of the benchmark share: work directory, progress, what was measured."""
+"""What the parts of the benchmark share: work directory, progress, surroundings."""
 
 import argparse
 import contextlib
