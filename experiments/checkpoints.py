@@ -38,8 +38,9 @@ class Checkpoints:
             OSError: it cannot be made.
         """
         # Orbax warns of an old checkpoint that a kill left half removed, and then
-        # removes it: nothing for a user to mend.
-        logging.getLogger("absl").setLevel(logging.ERROR)
+        # removes it; of what it cannot write or read it logs what it also raises.
+        logging.getLogger("absl").setLevel(logging.CRITICAL)
+        _hide_closed_loops()
         self._path = path
         path.mkdir(exist_ok=True)
         # Orbax waits for no other process.
@@ -107,6 +108,8 @@ class Checkpoints:
         for step in steps:
             try:
                 found = _shapes(self._manager.item_metadata(step)["state"])
+                if not found:
+                    raise ValueError("it holds no arrays")
                 if found == _shapes(arrays):
                     return self._read(step, arrays)
             # Orbax tells damaged files by exceptions of many types, too.
@@ -149,9 +152,26 @@ class Checkpoints:
         self._manager.reload()
 
 
+def _hide_closed_loops() -> None:
+    """What TensorStore's threads say after a failure that has been raised is noise.
+
+    They come to an event loop that Orbax has closed.
+    """
+    before = sys.unraisablehook
+    if getattr(before, "hides_closed_loops", False):
+        return
+
+    def hook(unraisable: Any) -> None:
+        if str(unraisable.exc_value) != "Event loop is closed":
+            before(unraisable)
+
+    hook.hides_closed_loops = True  # type: ignore[attr-defined]
+    sys.unraisablehook = hook
+
+
 def _reason(error: Exception) -> str:
     line = next(iter(str(error).splitlines()), "") or type(error).__name__
-    return line if len(line) < 200 else line[:200] + "…"
+    return line if len(line) < 200 else f"{line[:60]} … {line[-120:]}"
 
 
 def _shapes(tree: Any) -> dict[str, tuple[int, ...]]:

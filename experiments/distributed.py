@@ -62,8 +62,8 @@ def initialize(config: Config) -> None:
             shutdown_timeout_seconds=config.timeout,
         )
     except (RuntimeError, ValueError) as error:
-        reason = str(error).splitlines()[0]
-        raise bad_flag("coordinator", config.coordinator, reason) from error
+        why = f"it cannot be joined ({str(error).splitlines()[0]})"
+        raise bad_flag("coordinator", config.coordinator, why) from error
     finally:
         timer.cancel()
     print(f"{whoami()}; process 0, at {config.coordinator}, leads", file=sys.stderr)
@@ -100,7 +100,7 @@ def exchange(text: str) -> list[str]:
     return [bytes(row).rstrip(b"\0").decode(errors="replace") for row in rows]
 
 
-def together(function: Callable[[], Value], *, first_only: bool = False) -> Value | Any:
+def together(function: Callable[[], Value], *, first_only: bool = False) -> Any:
     """Calls the function in each process; where one raises `UsageError`, all do.
 
     Args:
@@ -221,7 +221,7 @@ class Layout:
         """A batch on the devices, of the examples from `start` on, which are here."""
 
         def place(array: np.ndarray, sharding: NamedSharding) -> jax.Array:
-            def part(index: tuple[slice, ...]) -> np.ndarray:
+            def part(index: Any) -> np.ndarray:
                 begin, end, _ = index[0].indices(batch_size)
                 return array[(slice(begin - start, end - start), *index[1:])]
 

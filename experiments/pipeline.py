@@ -144,15 +144,15 @@ def random_cutout(key: jax.Array, images: jax.Array, pixels: int) -> jax.Array:
     """
     if pixels == 0:
         return images
-    count, height, width, _ = images.shape
-    corner = jax.random.uniform(key, (count, 2)) * jnp.array([height, width])
-    first = jnp.floor(corner).astype(jnp.int32) - pixels // 2
 
-    def covered(size: int, first: jax.Array) -> jax.Array:
-        place = jnp.arange(size)
-        inside = (place >= first[:, None]) & (place < first[:, None] + pixels)
-        return inside.reshape(count, size)
+    def covered(key: jax.Array, size: int) -> jax.Array:
+        """Of each image, which of its `size` rows or columns the square covers."""
+        middle = jax.random.randint(key, (len(images), 1), 0, size)
+        distance = jnp.arange(size)[None] - middle + pixels // 2
+        return (distance >= 0) & (distance < pixels)
 
-    rows, columns = covered(height, first[:, 0]), covered(width, first[:, 1])
+    _, height, width, _ = images.shape
+    keys = jax.random.split(key)
+    rows, columns = covered(keys[0], height), covered(keys[1], width)
     hidden = rows[:, :, None, None] & columns[:, None, :, None]
     return jnp.where(hidden, jnp.zeros_like(images), images)

@@ -313,7 +313,8 @@ def take_steps(
     for step in steps:
         asked = time.perf_counter()
         batch = next(batches)
-        if state.step.is_ready():  # else the device is still busy with an earlier step
+        # Else the device is still busy with an earlier step.
+        if state.step.is_ready():  # type: ignore[attr-defined]
             waited += time.perf_counter() - asked
         state, metrics = train_step(state, *batch)
         pending.append(metrics)
