@@ -181,7 +181,7 @@ def test_one_process(launch, tmp_path, capsys):
 
 def test_a_lost_loss(launch, tmp_path):
     """It stops at that step; the last checkpoint and the step's batch are there."""
-    flags = ["--steps", "4000", "--learning-rate", "1e4"]
+    flags = ["--steps", "4000", "--learning-rate", "100"]
     process = launch(tmp_path / "run", *FLAGS, *flags)
     assert process.wait(PATIENCE) == 2
     (line,) = process.errors().splitlines()
