@@ -20,8 +20,8 @@ _BATCHES_AHEAD = 32  # more than a run takes before it waits for their metrics
 
 def batches(
     dataset: Dataset, *, batch_size: int, seed: int, part: int = 0, parts: int = 1
-) -> grain.MapDataset[tuple[np.ndarray, np.ndarray]]:
-    """Shuffled batches of images and labels without end.
+) -> grain.MapDataset[Any]:
+    """Shuffled batches without end, each a pair of images and labels.
 
     Each epoch is a permutation of its own; the examples that do not fill its last batch
     are left out.

@@ -17,7 +17,7 @@ from rich.progress import (
     TimeRemainingColumn,
 )
 
-from experiments.benchmark import pytorch
+from experiments.benchmark import pytorch, scale
 from experiments.benchmark.figure import bars
 from experiments.benchmark.layers import (
     DIRECTIONS,
@@ -48,7 +48,7 @@ def parse(arguments: Sequence[str] | None = None) -> argparse.Namespace:
     parser = _Parser(
         prog="python -m experiments.benchmark", description=_ABOUT, allow_abbrev=False
     )
-    commands = parser.add_subparsers(dest="command", metavar="ops", required=True)
+    commands = parser.add_subparsers(dest="command", metavar="COMMAND", required=True)
     ops = commands.add_parser(
         "ops",
         help="layers of real networks, one at a time",
@@ -83,8 +83,10 @@ def parse(arguments: Sequence[str] | None = None) -> argparse.Namespace:
         default=Path("runs/benchmark"),
         help="where to write (runs/benchmark)",
     )
+    scale.add_command(commands)
     flags = parser.parse_args(arguments)
-    flags.layers = select([*flags.names, *flags.filter], flags.quick)
+    if flags.command == "ops":
+        flags.layers = select([*flags.names, *flags.filter], flags.quick)
     return flags
 
 
@@ -219,6 +221,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     console = Console(width=None if sys.stdout.isatty() else 180)
     try:
         flags = parse(arguments)
+        if flags.command == "scale":
+            return scale.run(flags, console)
         findings = run(flags, console)
     except UsageError as error:
         print(f"experiments.benchmark: {error}", file=sys.stderr)

@@ -1,6 +1,7 @@
 """What happens to real runs, done to real processes: nothing is lost.
 
-`HANDGRAD_TEST_KILLS=20` kills the first test's run so many times instead of twice.
+`HANDGRAD_TEST_KILLS=20` kills the first test's run so many times instead of twice, and
+tells when.
 """
 
 import json
@@ -129,7 +130,7 @@ def test_one_process(launch, tmp_path, capsys):
     assert undisturbed.wait(PATIENCE) == 0, undisturbed.errors()
     assert undisturbed.errors() == ""  # the progress bar is for terminals
 
-    resumed = flags
+    resumed, kills = flags, []
     for index in range(KILLS):
         process = launch(hurt, *resumed)
         resumed = ["--resume"]
@@ -140,8 +141,8 @@ def test_one_process(launch, tmp_path, capsys):
         time.sleep(random.uniform(0, 0.05))
         process.send_signal(signal.SIGKILL)
         assert process.wait() == -signal.SIGKILL
-        print(f"killed after {len(records(hurt))} steps; in checkpoints/:")
-        print("  ", *sorted(path.name for path in (hurt / "checkpoints").iterdir()))
+        found = sorted(path.name for path in (hurt / "checkpoints").iterdir())
+        kills.append(f"killed after {len(records(hurt)):3} steps, leaving {found}")
         assert process.errors() == ""
 
     process = launch(hurt, "--resume")
@@ -177,6 +178,9 @@ def test_one_process(launch, tmp_path, capsys):
     metrics = [json.loads((p / "metrics.json").read_text()) for p in (hurt, whole)]
     assert metrics[0]["test_accuracy"] == metrics[1]["test_accuracy"] > 0.95
     assert metrics[0]["train_loss"] == metrics[1]["train_loss"]
+    if "HANDGRAD_TEST_KILLS" in os.environ:
+        with capsys.disabled():
+            print("", *kills, sep="\n")
 
 
 def test_a_lost_loss(launch, tmp_path):
