@@ -483,7 +483,8 @@ def _check_finite(
             drawn = pipeline.batches(
                 dataset, batch_size=config.batch_size, seed=config.seed
             )
-            run.keep_batch(step, *drawn[step - 1])
+            batch: Any = drawn[step - 1]
+            run.keep_batch(step, *batch)
             kept = run.newest_checkpoint or "none"
             raise UsageError(
                 f"{config.workdir}: {name} became {value} at step {step}; start "

@@ -240,7 +240,7 @@ def measure_pipeline(sizes: Sequence[int], seconds: float) -> list[dict[str, flo
 
 
 def measure_run(**flags: Any) -> dict[str, float]:
-    """The shares of a short run of `experiments.train`, by default but for the flags."""
+    """The shares of a short run of `experiments.train` with these flags."""
     with tempfile.TemporaryDirectory() as folder:
         metrics = train.train(Config(**flags, workdir=f"{folder}/run"))
     chosen = ("steps", "seconds", "steps_per_second", "data_wait", "checkpoint_share")
