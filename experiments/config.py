@@ -4,6 +4,7 @@ import argparse
 import dataclasses
 import datetime
 import math
+import re
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NoReturn
@@ -17,6 +18,24 @@ from experiments.runs import UsageError, read_config
 def _flag(default: Any, description: str, **options: Any) -> Any:
     """A field of `Config`, with what `argparse` needs to know of its flag."""
     return dataclasses.field(default=default, metadata={"help": description, **options})
+
+
+# What `jax.checkpoint` may keep for the backward pass instead of computing it again.
+POLICIES = (
+    "nothing_saveable",
+    "dots_saveable",
+    "dots_with_no_batch_dims_saveable",
+    "everything_saveable",
+)
+# How a run is started, not what it is: absent from `config.json`.
+_LAUNCH = (
+    "workdir",
+    "resume",
+    "coordinator",
+    "num_processes",
+    "process_id",
+    "timeout",
+)
 
 
 def _formulas() -> tuple[str, ...]:
@@ -46,7 +65,45 @@ class Config:
     batch_size: int = _flag(64, "images a step", type=int)
     learning_rate: float = _flag(0.05, "its peak, after the warm-up", type=float)
     shift: int = _flag(2, "move training images by up to ± this many pixels", type=int)
-    seed: int = _flag(0, "of initial kernels, batches and shifts", type=int)
+    flip: bool = _flag(False, "mirror half of the training images", action="store_true")
+    cutout: int = _flag(
+        0, "blank a square of this many pixels in each training image", type=int
+    )
+    accumulate: int = _flag(
+        1, "divide a step's images into this many parts, one after another", type=int
+    )
+    remat: str | None = _flag(
+        None,
+        "compute activations again in the backward pass, but for what this policy of "
+        "jax.checkpoint_policies keeps",
+        choices=POLICIES,
+    )
+    compute_dtype: str = _flag(
+        "float32",
+        "of activations and their gradients; parameters and loss are float32",
+        choices=("float32", "bfloat16"),
+    )
+    seed: int = _flag(0, "of initial kernels, batches and augmentation", type=int)
+    mesh: str | None = _flag(
+        None,
+        "devices along the batch and along the rows of an image, as in data=4,space=2; "
+        "if it is not given, one device, or with several processes all along the batch",
+    )
+    coordinator: str | None = _flag(
+        None,
+        "HOST:PORT of process 0, the same for all processes; `auto` asks the cluster "
+        "that launched them",
+    )
+    num_processes: int | None = _flag(None, "how many processes", type=int)
+    process_id: int | None = _flag(
+        None, "number of this process, from 0; the first one writes", type=int
+    )
+    timeout: int = _flag(
+        45,
+        "seconds to wait for the other processes, at the start and for one that has "
+        "gone silent",
+        type=int,
+    )
     workdir: str | None = _flag(
         None, "where to write; runs/DATASET-MODEL-TIME if it is not given"
     )
@@ -65,7 +122,7 @@ class Config:
             value, choices = getattr(self, field.name), field.metadata.get("choices")
             if choices and value is not None and value not in choices:
                 raise bad_flag(field.name, value, f"choose from {', '.join(choices)}")
-        for name in ("epochs", "steps", "batch_size"):
+        for name in ("epochs", "steps", "batch_size", "accumulate", "timeout"):
             value = getattr(self, name)
             if value is not None and value < 1:
                 raise bad_flag(name, value, "it must be at least 1")
@@ -73,8 +130,9 @@ class Config:
             raise bad_flag(
                 "learning_rate", self.learning_rate, "it must be positive and finite"
             )
-        if self.shift < 0:
-            raise bad_flag("shift", self.shift, "it must be 0 or more")
+        for name in ("shift", "cutout"):
+            if getattr(self, name) < 0:
+                raise bad_flag(name, getattr(self, name), "it must be 0 or more")
         if not 0 <= self.seed < 2**32:
             raise bad_flag("seed", self.seed, "it must be from 0 to 4294967295")
         ops = MODELS[self.model].ops
@@ -89,11 +147,57 @@ class Config:
                 "--compare-autodiff: --implementation autodiff leaves nothing to "
                 "compare; give another one or none"
             )
+        self.mesh_shape()
+        self._check_processes()
         if self.workdir is None:
             if self.resume:
                 raise UsageError("--resume: name the run's directory with --workdir")
             now = datetime.datetime.now().strftime("%Y%m%d-%H%M%S")
             self.workdir = f"runs/{self.dataset}-{self.model}-{now}"
+
+    def _check_processes(self) -> None:
+        count, number = self.num_processes, self.process_id
+        if self.coordinator in (None, "auto"):
+            if count is not None or number is not None:
+                raise UsageError(
+                    "--num-processes, --process-id: they need --coordinator HOST:PORT"
+                )
+            return
+        if not re.fullmatch(r"[^\s:]+:\d{1,5}", self.coordinator):
+            raise bad_flag("coordinator", self.coordinator, "it must be HOST:PORT")
+        if count is None or number is None:
+            raise bad_flag(
+                "coordinator",
+                self.coordinator,
+                "it needs --num-processes and --process-id",
+            )
+        if count < 1:
+            raise bad_flag("num_processes", count, "it must be at least 1")
+        if not 0 <= number < count:
+            raise bad_flag(
+                "process_id",
+                number,
+                f"it must be from 0 to {count - 1} with --num-processes {count}",
+            )
+
+    def mesh_shape(self) -> dict[str, int] | None:
+        """How many devices `--mesh` has along "data" and along "space"."""
+        if self.mesh is None:
+            return None
+        shape = {"data": 1, "space": 1}
+        seen = set()
+        for part in self.mesh.split(","):
+            name, _, size = part.partition("=")
+            if name not in shape or name in seen or not re.fullmatch("[1-9]\\d*", size):
+                raise bad_flag("mesh", self.mesh, "write it like data=4,space=2")
+            seen.add(name)
+            shape[name] = int(size)
+        return shape
+
+    def run_flags(self) -> dict[str, Any]:
+        """The flags that say what the run is: what `config.json` keeps."""
+        flags = dataclasses.asdict(self)
+        return {name: flags[name] for name in flags if name not in _LAUNCH}
 
 
 def bad_flag(name: str, value: Any, why: str) -> UsageError:

@@ -17,16 +17,15 @@ import statistics
 import sys
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 
-from experiments import data, train
+from experiments import data, distributed, train
 from experiments.config import Config
 from experiments.data import DATASETS, Dataset
-from experiments.models import MODELS, bind
+from experiments.models import MODELS
+from experiments.pipeline import Batches
 from experiments.runs import UsageError, write_json
 
 IMPLEMENTATIONS = {"hand": None, "autodiff": "autodiff"}
@@ -49,39 +48,21 @@ def parse(arguments: Sequence[str] | None = None) -> argparse.Namespace:
     return parser.parse_args(arguments)
 
 
-def final_loss(
-    config: Config, dataset: Dataset, dtype: Any, steps: int
-) -> tuple[float, float]:
-    """Trains one network; the mean losses of its first and of its last steps.
-
-    Parameters, optimizer and loss are float32; the network computes in `dtype`.
-    """
-    model = MODELS[config.model]
-    mean, std = dataset.train_images.mean().item(), dataset.train_images.std().item()
-    cross_entropy = bind(
-        "softmax_cross_entropy_with_integer_labels", config.implementation
-    )
-
-    def forward(params, images, labels):
-        x = ((images.astype(jnp.float32) - mean) / std).astype(dtype)
-        narrow = jax.tree.map(lambda p: p.astype(dtype), params)
-        logits = model.apply(narrow, x, config.implementation).astype(jnp.float32)
-        return cross_entropy(logits, labels), logits.argmax(axis=-1)
-
+def final_loss(config: Config, dataset: Dataset, steps: int) -> tuple[float, float]:
+    """Trains one network; the mean losses of its first and of its last steps."""
     optimizer, schedule = train.make_optimizer(config, steps)
+    layout = distributed.make_layout(config, dataset.image_shape)
     state = train.init_state(config, dataset, optimizer)
+    state = jax.device_put(state, layout.everywhere)
+    forward = train.make_forward(config, dataset)
     step, _ = train.compile_train_step(
         train.make_train_step(config, forward, optimizer, schedule),
         state,
         dataset,
         config.batch_size,
+        layout,
     )
-    batches = data.batches(
-        dataset.train_images,
-        dataset.train_labels,
-        batch_size=config.batch_size,
-        seed=config.seed,
-    )
+    batches = Batches(dataset, layout, batch_size=config.batch_size, seed=config.seed)
     losses = []
     for _ in range(steps):
         state, metrics = step(state, *next(batches))
@@ -110,10 +91,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
                         implementation=implementation,
                         steps=flags.steps,
                         batch_size=flags.batch_size,
+                        compute_dtype=flags.dtype,
                         seed=seed,
                         workdir=str(flags.workdir),
                     )
-                    runs[key] = final_loss(config, dataset, flags.dtype, flags.steps)
+                    runs[key] = final_loss(config, dataset, flags.steps)
                     write_json(path, runs)
                 first, last = runs[key]
                 print(f"{key:<60} {first:.5f} -> {last:.5f}", flush=True)

@@ -1,16 +1,13 @@
-"""The data sets that `train.py` trains on, their batches and their augmentation."""
+"""The data sets that `train.py` trains on."""
 
 import dataclasses
 import gzip
-import itertools
 import math
 import struct
 import zlib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 
-import jax
-import jax.numpy as jnp
 import numpy as np
 
 from experiments.runs import UsageError
@@ -18,6 +15,8 @@ from experiments.runs import UsageError
 # How a data set is divided must not change with the seed of a training run.
 _SPLIT_SEED = 0
 _DIGITS = tuple("0123456789")
+# No file, whatever its header promises or its gzip unpacks to, makes us read more.
+_MOST_BYTES = 2**30
 
 
 @dataclasses.dataclass(frozen=True)
@@ -52,45 +51,6 @@ def load(name: str, data_dir: str | Path | None = None) -> Dataset:
         UsageError: a file is missing, truncated or not what its name says.
     """
     return DATASETS[name](None if data_dir is None else Path(data_dir))
-
-
-def batches(
-    images: np.ndarray,
-    labels: np.ndarray,
-    *,
-    batch_size: int,
-    seed: int,
-    start: int = 0,
-) -> Iterator[tuple[np.ndarray, np.ndarray]]:
-    """Shuffled batches without end, those from step `start` on.
-
-    Batch t is a pure function of (seed, t), so that a resumed run sees the batches
-    that the uninterrupted one would have seen. Each epoch is a permutation of its own;
-    the examples that do not fill its last batch are left out.
-    """
-    steps_per_epoch = len(labels) // batch_size
-    first_epoch, first_step = divmod(start, steps_per_epoch)
-    for epoch in itertools.count(first_epoch):
-        order = np.random.default_rng((seed, epoch)).permutation(len(labels))
-        for step in range(first_step, steps_per_epoch):
-            chosen = order[step * batch_size : (step + 1) * batch_size]
-            yield images[chosen], labels[chosen]
-        first_step = 0
-
-
-def random_shift(key: jax.Array, images: jax.Array, pixels: int) -> jax.Array:
-    """Moves each image by up to ±`pixels` in both directions, repeating its edge."""
-    if pixels == 0:
-        return images
-    margin = (pixels, pixels)
-    padded = jnp.pad(images, ((0, 0), margin, margin, (0, 0)), mode="edge")
-    corners = jax.random.randint(key, (len(images), 2), 0, 2 * pixels + 1)
-
-    def crop(image: jax.Array, corner: jax.Array) -> jax.Array:
-        start = (corner[0], corner[1], jnp.zeros_like(corner[0]))
-        return jax.lax.dynamic_slice(image, start, images.shape[1:])
-
-    return jax.vmap(crop)(padded, corners)
 
 
 def _split(images: np.ndarray, labels: np.ndarray, test_size: int) -> Dataset:
@@ -177,10 +137,11 @@ def _cifar10(data_dir: Path | None) -> Dataset:
 
     def read(name: str) -> tuple[np.ndarray, np.ndarray]:
         path = _find(directory, name)
-        content = _read_bytes(path)
         expected = _CIFAR10_RECORDS * _CIFAR10_RECORD
+        content = _read(path, expected + 1)
         if len(content) != expected:
-            raise _bad(path, f"{len(content)} bytes, not {expected}")
+            found = "more" if len(content) > expected else f"{len(content)}"
+            raise _bad(path, f"{found} bytes, not {expected}")
         records = np.frombuffer(content, np.uint8).reshape(-1, _CIFAR10_RECORD)
         images = records[:, 1:].reshape(-1, 3, 32, 32).transpose(0, 2, 3, 1)
         return images, _labels(records[:, 0], path)
@@ -224,10 +185,12 @@ def _bad(path: Path, what: str) -> UsageError:
     return UsageError(f"{path}: {what}; download this file again")
 
 
-def _read_bytes(path: Path) -> bytes:
+def _read(path: Path, most: int) -> bytes:
+    """The first `most` bytes of what the file holds, or all of them if it has fewer."""
+    opened = gzip.open if path.suffix == ".gz" else open
     try:
-        content = path.read_bytes()
-        return gzip.decompress(content) if path.suffix == ".gz" else content
+        with opened(path, "rb") as file:
+            return file.read(most)
     except (EOFError, zlib.error, gzip.BadGzipFile) as error:
         raise _bad(path, f"truncated or not gzip ({error})") from error
     except OSError as error:
@@ -240,17 +203,21 @@ def _read_idx(path: Path, dimensions: int) -> np.ndarray:
     Its header is 0, 0, the type (8: unsigned byte), the number of dimensions, then
     each dimension as a big-endian 32-bit integer; the elements follow in C order.
     """
-    content = _read_bytes(path)
     header = 4 + 4 * dimensions
+    content = _read(path, header)
     if len(content) < header:
         raise _bad(path, f"{len(content)} bytes, too few for its {header}-byte header")
-    magic, *shape = struct.unpack(f">{1 + dimensions}I", content[:header])
+    magic, *shape = struct.unpack(f">{1 + dimensions}I", content)
     expected = 0x800 + dimensions
     if magic != expected:
         raise _bad(path, f"magic number {magic:#010x}, not {expected:#010x}")
     size = header + math.prod(shape)
+    if size > _MOST_BYTES:
+        raise _bad(path, f"its header promises {size} bytes, more than {_MOST_BYTES}")
+    content = _read(path, size + 1)
     if len(content) != size:
-        raise _bad(path, f"{len(content)} bytes, but its header promises {size}")
+        found = "more" if len(content) > size else f"{len(content)}"
+        raise _bad(path, f"{found} bytes, but its header promises {size}")
     return np.frombuffer(content, np.uint8, offset=header).reshape(shape)
 
 

@@ -27,7 +27,8 @@ In `benchmark.json`, `rows` has a row for each layer and direction:
 `summary` holds geometric means and the rows that fall short; `failures` lists what
 raised. What is missing or not finite is `null`. `finished` is false while it runs.
 
-`python -m experiments.benchmark memory` counts what lives until the backward pass.
+`python -m experiments.benchmark memory` counts what lives until the backward pass,
+`python -m experiments.benchmark scale` measures how the cost of a step grows.
 
 `python -m experiments.benchmark networks` takes whole networks: a step of SGD with
 momentum, in turn by Flax ("flax"), by the same model of `handgrad.linen`'s modules

@@ -7,10 +7,10 @@ from typing import NoReturn
 
 from rich.console import Console
 
-from experiments.benchmark import memory, networks, ops
+from experiments.benchmark import memory, networks, ops, scale
 from experiments.runs import UsageError
 
-PARTS = {"ops": ops, "networks": networks, "memory": memory}
+PARTS = {"ops": ops, "networks": networks, "memory": memory, "scale": scale}
 
 
 class _Parser(argparse.ArgumentParser):

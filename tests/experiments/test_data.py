@@ -1,62 +1,12 @@
 import gzip
-import itertools
 import struct
+import tracemalloc
 
-import jax
-import jax.numpy as jnp
 import numpy as np
 import pytest
 
 from experiments import data
 from experiments.runs import UsageError
-
-
-def take(count, **arguments):
-    images = np.arange(10).reshape(10, 1, 1, 1)
-    labels = np.arange(10)
-    return [
-        labels.tolist()
-        for _, labels in itertools.islice(
-            data.batches(images, labels, batch_size=3, **arguments), count
-        )
-    ]
-
-
-def test_an_epoch_sees_each_image_once_at_most():
-    epochs = [take(3, seed=0, start=3 * epoch) for epoch in range(4)]
-    for epoch in epochs:
-        assert len({label for labels in epoch for label in labels}) == 9
-    assert len({str(epoch) for epoch in epochs}) == 4
-
-
-@pytest.mark.parametrize("start", [0, 1, 3, 7])
-def test_batches_are_a_function_of_seed_and_step(start):
-    assert take(5, seed=1, start=start) == take(start + 5, seed=1)[start:]
-    assert take(5, seed=1) != take(5, seed=2)
-
-
-def test_batches_keep_images_with_their_labels():
-    images = np.arange(10).reshape(10, 1, 1, 1)
-    batches = data.batches(images, np.arange(10), batch_size=4, seed=0)
-    for images, labels in itertools.islice(batches, 5):
-        np.testing.assert_array_equal(images.ravel(), labels)
-
-
-def test_random_shift_moves_images_and_repeats_edges():
-    images = jnp.arange(1, 65, dtype=jnp.uint8).reshape(4, 4, 4, 1)
-    shifted = data.random_shift(jax.random.key(0), images, 2)
-    assert shifted.shape == images.shape
-    assert shifted.dtype == images.dtype
-    for image, moved in zip(images, shifted, strict=True):
-        padded = np.pad(image[..., 0], 2, mode="edge")
-        crops = [padded[i : i + 4, j : j + 4] for i in range(5) for j in range(5)]
-        assert any(np.array_equal(moved[..., 0], crop) for crop in crops)
-    assert not np.array_equal(images, shifted)
-
-
-def test_random_shift_by_nothing_is_the_identity():
-    images = jnp.ones((2, 4, 4, 1))
-    assert data.random_shift(jax.random.key(0), images, 0) is images
 
 
 @pytest.mark.parametrize(
@@ -117,7 +67,16 @@ def test_mnist_files(tmp_path, suffix):
         ("t10k-labels-idx1-ubyte", b"\0\0\x08", "too few"),
         ("t10k-labels-idx1-ubyte", b"\0\0\x08\x03\0\0\0\1\1", "magic number"),
         ("train-images-idx3-ubyte", idx(np.ones((20, 28, 28)))[:-1], "header promises"),
-        ("train-images-idx3-ubyte", idx(np.ones((20, 28, 28))) + b"1", "header promis"),
+        (
+            "train-images-idx3-ubyte",
+            idx(np.ones((20, 28, 28))) + b"1",
+            "more bytes, bu",
+        ),
+        (
+            "train-images-idx3-ubyte",
+            idx(np.ones((1, 1, 1)))[:4] + b"\x7f" * 13,
+            "more t",
+        ),
         ("train-images-idx3-ubyte", idx(np.ones((20, 8, 8))), "8×8"),
         ("train-labels-idx1-ubyte", idx(np.ones(19)), "19 labels for 20 images"),
         ("train-labels-idx1-ubyte", idx(np.full(20, 10)), "label 10"),
@@ -172,6 +131,18 @@ def test_cifar10_files(tmp_path, monkeypatch, folder):
         [200, 0, 0],
     ]
     assert dataset.class_names[dataset.test_labels[3]] == "cat"
+
+
+def test_a_file_is_unpacked_no_further_than_its_header_promises(tmp_path):
+    """28 bytes of gzip can unpack to gigabytes."""
+    write_mnist(tmp_path, suffix=".gz")
+    path = tmp_path / "t10k-labels-idx1-ubyte.gz"
+    path.write_bytes(gzip.compress(idx(np.ones(10)) + bytes(10**8)))
+    tracemalloc.start()
+    with pytest.raises(UsageError, match="more bytes, but its header promises 18"):
+        data.load("mnist", tmp_path)
+    assert tracemalloc.get_traced_memory()[1] < 10**7
+    tracemalloc.stop()
 
 
 def test_a_cifar10_file_that_lacks_records(tmp_path):

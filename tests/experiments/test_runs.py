@@ -22,7 +22,7 @@ def workdir(tmp_path):
         for step in range(1, 8):
             run.log({"step": step, "loss": 1 / step})
             if step % 2 == 0:
-                run.save(step, state_after(step))
+                run.save(step, state_after(step), {"next_index": step})
     with (path / "metrics.jsonl").open("a") as file:
         file.write('{"step": 8, "lo')
     return path
@@ -38,11 +38,13 @@ def contents(path):
 
 
 def test_a_run_goes_on_from_its_newest_checkpoint(workdir):
-    run, step, state = Run.resume(workdir, FLAGS, state_after(0))
+    run, restored = Run.resume(workdir, FLAGS, state_after(0))
     with run:
-        assert step == 6
+        assert restored.step == 6
+        assert restored.position == {"next_index": 6}
         assert run.newest_checkpoint == workdir / "checkpoints" / "6"
-        np.testing.assert_array_equal(state["params"]["kernel"], np.float32(6 / 3))
+        kernel = restored.state["params"]["kernel"]
+        np.testing.assert_array_equal(kernel, np.full((2, 3), np.float32(6 / 3)))
         assert [record["step"] for record in run.records] == [1, 2, 3, 4, 5, 6]
         run.log({"step": 7, "loss": 0.5})
     assert steps_logged(workdir) == [1, 2, 3, 4, 5, 6, 7]
@@ -56,10 +58,9 @@ def test_the_two_newest_checkpoints_are_kept(workdir):
 def test_a_run_without_checkpoints_goes_on_from_its_beginning(tmp_path):
     with Run.start(tmp_path, FLAGS) as run:
         run.log({"step": 1, "loss": 1.0})
-    run, step, state = Run.resume(tmp_path, FLAGS, state_after(0))
+    run, restored = Run.resume(tmp_path, FLAGS, state_after(0))
     with run:
-        assert step == 0
-        assert state["step"] == 0
+        assert restored is None
         assert run.records == []
     assert steps_logged(tmp_path) == []
 
@@ -85,11 +86,12 @@ def test_start_overwrites_nothing(workdir):
 
 def test_resume_refuses_other_flags(workdir):
     before = contents(workdir)
-    with pytest.raises(UsageError, match=r"config.json: .* --model lenet5, not mlp"):
-        Run.resume(workdir, FLAGS | {"model": "mlp"}, state_after(0))
+    told = r"config.json: .* --model lenet5, not mlp; --seed 0, not 1; .* --model, --se"
+    with pytest.raises(UsageError, match=told):
+        Run.resume(workdir, {"model": "mlp", "seed": 1}, state_after(0))
     assert contents(workdir) == before
     other_seed = FLAGS | {"seed": 1}
-    run, _, _ = Run.resume(workdir, other_seed, state_after(0), may_differ=["seed"])
+    run, _ = Run.resume(workdir, other_seed, state_after(0), may_differ=["seed"])
     run.close()
 
 
@@ -107,19 +109,42 @@ def test_resume_refuses_a_checkpoint_of_another_model(workdir, params, what):
     assert contents(workdir) == before
 
 
-def test_a_damaged_checkpoint_can_be_removed(workdir):
-    for path in (workdir / "checkpoints" / "6").rglob("*"):
-        if path.is_file() and path.name != "_CHECKPOINT_METADATA":
-            path.write_bytes(path.read_bytes()[:10])
-    with pytest.raises(UsageError, match="checkpoints/6: this checkpoint is damaged"):
-        Run.resume(workdir, FLAGS, state_after(0))
-    for path in sorted((workdir / "checkpoints" / "6").rglob("*"), reverse=True):
-        path.unlink() if path.is_file() else path.rmdir()
-    (workdir / "checkpoints" / "6").rmdir()
-    run, step, _ = Run.resume(workdir, FLAGS, state_after(0))
+def damage(path, how):
+    for file in sorted(path.rglob("*"), reverse=True):
+        if file.is_file():
+            if how == "removed":
+                file.unlink()
+            else:
+                file.write_bytes(file.read_bytes()[: 10 if how == "truncated" else 0])
+
+
+@pytest.mark.parametrize("how", ["truncated", "emptied", "removed"])
+@pytest.mark.parametrize("part", [".", "state/d", "data"])
+def test_a_damaged_checkpoint_is_set_aside(workdir, capsys, how, part):
+    damage(workdir / "checkpoints" / "6" / part, how)
+    run, restored = Run.resume(workdir, FLAGS, state_after(0))
     with run:
-        assert step == 4
+        assert restored.step == 4
     assert steps_logged(workdir) == [1, 2, 3, 4]
+    error = capsys.readouterr().err
+    assert error.count("\n") == 1
+    assert "checkpoints/6: this checkpoint is damaged" in error
+    assert (workdir / "damaged-checkpoint-6").is_dir()
+    assert not (workdir / "checkpoints" / "6").exists()
+
+
+def test_damaged_checkpoints_are_not_the_run_s_beginning(workdir):
+    for step in (4, 6):
+        damage(workdir / "checkpoints" / str(step), "truncated")
+    with pytest.raises(UsageError, match="checkpoints: all checkpoints are damaged"):
+        Run.resume(workdir, FLAGS, state_after(0))
+
+
+def test_a_second_run_is_refused(tmp_path):
+    told = r"another run is writing there \(process \d+\)"
+    with Run.start(tmp_path, FLAGS), pytest.raises(UsageError, match=told):
+        Run.resume(tmp_path, FLAGS, state_after(0))
+    Run.resume(tmp_path, FLAGS, state_after(0))[0].close()
 
 
 @pytest.mark.parametrize(

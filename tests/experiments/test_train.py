@@ -1,10 +1,6 @@
+import dataclasses
 import json
-import random
 import shutil
-import signal
-import subprocess
-import sys
-import time
 from pathlib import Path
 
 import jax
@@ -14,10 +10,8 @@ import optax
 import orbax.checkpoint as ocp
 import pytest
 
-from experiments import data, runs, train
+from experiments import data, distributed, pipeline, runs, train
 from experiments.config import Config
-
-ROOT = Path(__file__).parents[2]
 
 
 def config_of(workdir, **flags):
@@ -32,8 +26,8 @@ def records_of(workdir):
 
 def final_state(workdir):
     with ocp.CheckpointManager((workdir / "checkpoints").resolve()) as checkpoints:
-        step = checkpoints.latest_step()
-        return checkpoints.restore(step, args=ocp.args.StandardRestore())
+        args = ocp.args.Composite(state=ocp.args.StandardRestore())
+        return checkpoints.restore(checkpoints.latest_step(), args=args)["state"]
 
 
 def assert_same_bits(one, other):
@@ -63,6 +57,7 @@ def run_copy(finished_run, tmp_path):
 def test_a_run_writes_what_came_of_it(finished_run):
     workdir, metrics = finished_run
     assert {path.name for path in workdir.iterdir()} == {
+        ".lock",
         "autodiff",
         "checkpoints",
         "comparison.png",
@@ -82,6 +77,8 @@ def test_a_run_writes_what_came_of_it(finished_run):
         "seconds",
         "compile_seconds",
         "steps_per_second",
+        "data_wait",
+        "checkpoint_share",
         "autodiff_test_accuracy",
         "largest_loss_difference",
     ]
@@ -94,6 +91,8 @@ def test_a_run_writes_what_came_of_it(finished_run):
     assert [r["step"] for r in records if "test_accuracy" in r] == [8, 12]
     assert records[-1]["test_accuracy"] == metrics["test_accuracy"]
     assert list((workdir / "tensorboard").iterdir())
+    assert all(0 <= record["data_wait"] < 1 for record in records)
+    assert 0 < metrics["checkpoint_share"] < 1
 
 
 @pytest.mark.parametrize("model", ["lenet5-max", "mlp"])
@@ -140,66 +139,83 @@ def test_the_main_job_follows_autodiff_for_fifty_steps(tmp_path):
         forward = train.make_forward(config, dataset)
         state = train.init_state(config, dataset, optimizer)
         step = jax.jit(train.make_train_step(config, forward, optimizer, schedule))
-        batches = data.batches(
-            dataset.train_images, dataset.train_labels, batch_size=64, seed=0
-        )
+        batches = pipeline.batches(dataset, batch_size=64, seed=0)
         history = []
-        for _ in range(train.COMPARED_STEPS):
-            state, metrics = step(state, *next(batches))
+        for index in range(train.COMPARED_STEPS):
+            state, metrics = step(state, *batches[index])
             history.append(metrics["loss"])
         losses.append(np.array(history))
     assert losses[0][-1] < 0.9 * losses[0][0]
     np.testing.assert_allclose(losses[0], losses[1], rtol=2e-6)
 
 
-def test_a_killed_run_resumes_to_the_same_bits(tmp_path):
-    """Killed twice, wherever it is, after a checkpoint and after another."""
-    flags = ["--dataset", "synthetic", "--model", "lenet5", "--epochs", "40"]
-    killed, whole = tmp_path / "killed", tmp_path / "whole"
-    command = [sys.executable, "-W", "error", "-m", "experiments.train"]
-    for arguments in (flags, ["--resume"]):
-        before = lines_logged(killed)
-        with (tmp_path / "output").open("w") as output:
-            process = subprocess.Popen(
-                [*command, *arguments, "--workdir", str(killed)],
-                cwd=ROOT,
-                stdout=output,
-                stderr=output,
-            )
-        try:
-            wait_for_lines(killed, before + random.randint(10, 50), process)
-            time.sleep(random.uniform(0, 0.05))
-        finally:
-            process.send_signal(signal.SIGKILL)
-            process.wait()
-        assert process.returncode == -signal.SIGKILL
-        # The progress bar is for terminals.
-        assert (tmp_path / "output").read_text() == ""
-    assert not (killed / "metrics.json").exists()
-
-    assert train.main(["--resume", "--workdir", str(killed)]) == 0
-    assert train.main([*flags, "--workdir", str(whole)]) == 0
-    assert_same_bits(killed, whole)
-    assert [r["step"] for r in records_of(killed)] == list(range(1, 321))
-    for one, other in zip(records_of(killed), records_of(whole), strict=True):
-        assert one | {"seconds": 0} == other | {"seconds": 0}
-    one, other = (json.loads((p / "metrics.json").read_text()) for p in (killed, whole))
-    assert one["test_accuracy"] == other["test_accuracy"] > 0.95
-    assert one["train_loss"] == other["train_loss"]
+ON_ONE_DEVICE = {"model": "lenet5", "batch_size": 32, "steps": 6, "flip": True}
 
 
-def lines_logged(workdir):
-    path = workdir / "metrics.jsonl"
-    return path.read_bytes().count(b"\n") if path.exists() else 0
+@pytest.fixture(scope="module")
+def losses_on_one_device(tmp_path_factory):
+    workdir = tmp_path_factory.mktemp("run")
+    train.train(config_of(workdir, **ON_ONE_DEVICE))
+    return losses(workdir)
 
 
-def wait_for_lines(workdir, lines, process):
-    """Waits until this many steps are logged: a checkpoint is made every eighth."""
-    deadline = time.monotonic() + 120
-    while lines_logged(workdir) < lines:
-        assert process.poll() is None, "it ended before it was killed"
-        assert time.monotonic() < deadline
-        time.sleep(0.002)
+def losses(workdir):
+    return np.array([record["loss"] for record in records_of(workdir)])
+
+
+@pytest.mark.parametrize(
+    ("flags", "rtol"),
+    [
+        ({"mesh": "data=8"}, 2e-6),
+        ({"mesh": "data=2,space=4"}, 2e-6),
+        ({"mesh": "data=4,space=2", "accumulate": 2}, 2e-6),
+        ({"remat": "nothing_saveable"}, 2e-6),
+        ({"remat": "dots_saveable", "accumulate": 4}, 2e-6),
+        ({"compute_dtype": "bfloat16"}, 2e-2),
+    ],
+    ids=str,
+)
+def test_the_curve_is_that_of_one_device(tmp_path, losses_on_one_device, flags, rtol):
+    train.train(config_of(tmp_path, **ON_ONE_DEVICE, **flags))
+    np.testing.assert_allclose(losses(tmp_path), losses_on_one_device, rtol=rtol)
+
+
+def compiled_step(tmp_path, **flags):
+    config = config_of(tmp_path, model="lenet5", batch_size=256, **flags)
+    dataset = data.load(config.dataset)
+    layout = distributed.make_layout(config, dataset.image_shape)
+    optimizer, schedule = train.make_optimizer(config, 12)
+    forward = train.make_forward(config, dataset)
+    state = train.init_state(config, dataset, optimizer)
+    step = train.make_train_step(config, forward, optimizer, schedule)
+    size = sum(leaf.nbytes for leaf in jax.tree.leaves(state))
+    compiled, _ = train.compile_train_step(step, state, dataset, 256, layout)
+    return compiled, size
+
+
+def test_memory_of_a_step(tmp_path):
+    """The state is updated in place; parts and devices divide the activations."""
+    whole, size = compiled_step(tmp_path)
+    memory = whole.memory_analysis()
+    assert memory.alias_size_in_bytes >= size
+    for flags, share in (({"accumulate": 8}, 0.5), ({"mesh": "data=4,space=2"}, 0.4)):
+        less = compiled_step(tmp_path, **flags)[0].memory_analysis()
+        assert less.temp_size_in_bytes < share * memory.temp_size_in_bytes
+    # Of images only the sums of losses and gradients leave a device.
+    split, _ = compiled_step(tmp_path, mesh="data=8")
+    text = split.as_text()
+    assert "all-reduce" in text
+    assert "all-gather" not in text
+    assert "all-to-all" not in text
+
+
+def test_a_run_goes_on_on_other_devices(finished_run, run_copy):
+    shutil.rmtree(run_copy / "checkpoints" / "12")
+    flags = ["--resume", "--mesh", "data=8", "--workdir", str(run_copy)]
+    assert train.main(flags) == 0
+    before = losses(finished_run[0])
+    np.testing.assert_allclose(losses(run_copy), before, rtol=2e-6)
+    np.testing.assert_array_equal(losses(run_copy)[:8], before[:8])
 
 
 def test_a_comparison_killed_in_its_second_half_resumes(finished_run, run_copy):
@@ -257,6 +273,30 @@ def fails(arguments, capsys):
         ("--learning-rate 0", "--learning-rate 0.0: it must be positive"),
         ("--learning-rate nan", "--learning-rate nan: it must be positive"),
         ("--shift -1", "--shift -1: it must be 0 or more"),
+        ("--cutout -1", "--cutout -1: it must be 0 or more"),
+        ("--accumulate 0", "--accumulate 0: it must be at least 1"),
+        (
+            "--accumulate 3",
+            "--batch-size 64: it must be a multiple of --mesh data=1 ti",
+        ),
+        ("--remat most", "--remat: invalid choice: 'most'"),
+        ("--compute-dtype int8", "--compute-dtype: invalid choice: 'int8'"),
+        ("--mesh data=2", "--mesh data=2: it has 2 devices, but there are 8"),
+        ("--mesh data=16", "--mesh data=16: it has 16 devices, but there are 8"),
+        ("--mesh data=8 --batch-size 60", "--batch-size 60: it must be a multiple of"),
+        ("--mesh batch=8", "--mesh batch=8: write it like data=4,space=2"),
+        ("--mesh data=0", "--mesh data=0: write it like data=4,space=2"),
+        ("--mesh data=4,data=2", "--mesh data=4,data=2: write it like"),
+        ("--coordinator here", "--coordinator here: it must be HOST:PORT"),
+        ("--coordinator here:1", "--coordinator here:1: it needs --num-processes and"),
+        ("--num-processes 2", "they need --coordinator HOST:PORT"),
+        ("--coordinator a:1 --num-processes 0 --process-id 0", "--num-processes 0: it"),
+        (
+            "--coordinator a:1 --num-processes 2 --process-id 2",
+            "--process-id 2: it mus",
+        ),
+        ("--coordinator auto", "--coordinator auto: it cannot be joined"),
+        ("--timeout 0", "--timeout 0: it must be at least 1"),
         ("--seed -1", "--seed -1: it must be from 0"),
         ("--compare-autodiff --implementation autodiff", "leaves nothing to compare"),
         ("--dataset mnist", "--dataset mnist reads files"),
@@ -270,6 +310,14 @@ def test_bad_flags(tmp_path, monkeypatch, capsys, arguments, message):
     base = "--workdir run --dataset synthetic --steps 1"
     assert message in fails([*base.split(), *arguments.split()], capsys)
     assert not list(tmp_path.iterdir())
+
+
+def test_rows_that_the_mesh_does_not_divide(tmp_path, capsys, monkeypatch):
+    monkeypatch.setitem(data.DATASETS, "synthetic", lambda _: odd)
+    whole = data.load("digits")
+    odd = dataclasses.replace(whole, train_images=whole.train_images[:, :30])
+    flags = ["--dataset=synthetic", "--mesh=data=2,space=4", f"--workdir={tmp_path}"]
+    assert "space=4 must divide the images' 30 rows" in fails(flags, capsys)
 
 
 def test_resume_needs_to_know_the_run(capsys):
@@ -308,6 +356,10 @@ def test_a_loss_that_is_lost_stops_the_run(tmp_path, capsys, monkeypatch):
     assert "at step 11; start again with a --learning-rate below 0.05" in message
     assert str(tmp_path / "checkpoints" / "8") in message
     assert [path.name for path in (tmp_path / "checkpoints").iterdir()] == ["8"]
+    drawn = pipeline.batches(data.load("synthetic"), batch_size=64, seed=0)[10]
+    with np.load(tmp_path / "batch-11.npz") as kept:
+        np.testing.assert_array_equal(kept["images"], drawn[0])
+        np.testing.assert_array_equal(kept["labels"], drawn[1])
     assert [record["step"] for record in records_of(tmp_path)] == list(range(1, 11))
     assert not (tmp_path / "metrics.json").exists()
 
