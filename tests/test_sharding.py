@@ -1,6 +1,16 @@
-"""Every rule on several devices: shard_map, automatic and explicit meshes."""
+"""Every rule on several devices: shard_map, automatic and explicit meshes.
+
+Values and gradients are those of one device. What travels between the devices is read
+from the compiled module: under batch sharding sums of parameters' gradients and no
+activation, under spatial sharding rows, under channel sharding the sum that the
+mathematics asks for.
+"""
 
 import functools
+import math
+import re
+from collections.abc import Iterator
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -249,6 +259,53 @@ def test_gradient_inside_shard_map(formula, case):
     assert_close(jax.jit(run)(arrays, dy), expected)
 
 
+class Collective(NamedTuple):
+    """An exchange between devices: its kind, and the elements of what it results in."""
+
+    kind: str
+    shapes: tuple[tuple[int, ...], ...]
+
+    @property
+    def elements(self):
+        return sum(math.prod(shape) for shape in self.shapes)
+
+
+KINDS = "all-reduce|all-gather|all-to-all|collective-permute|reduce-scatter"
+
+
+def collectives(compiled) -> Iterator[Collective]:
+    """Those of a compiled module, in its order."""
+    text = re.sub(r"/\*.*?\*/", "", compiled.as_text())  # a long tuple's indices
+    for found in re.finditer(rf"= ([^=\n]*?) ({KINDS})(-start)?\(", text):
+        shapes = re.findall(r"\w+\[([\d,]*)\]", found[1])
+        sizes = (tuple(int(n) for n in shape.split(",") if n) for shape in shapes)
+        yield Collective(found[2], tuple(sizes))
+
+
+# Of a grouped convolution XLA gathers the images (openxla/xla issue 47945): so do the
+# formulas that are made of it.
+GATHERED_BY_XLA = {"rot180", "phases", "slices"}
+# A kernel's gradient may be summed in another form: 6×6 numbers of Winograd's tiles
+# instead of 3×3, say, or with zeros between the groups.
+LARGER_FORM = 4
+
+
+def assert_only_sums_of_parameters(compiled, formula, case, arrays):
+    """No activation leaves its device, whole or in parts."""
+    if case.name == "grouped" and formula in GATHERED_BY_XLA:
+        return
+    parameters = sum(a.size for n, a in arrays.items() if n in cases.PARAMETERS)
+    for found in collectives(compiled):
+        if found.kind == "all-gather":  # each device's sums, added up by all of them
+            assert found.elements <= 4 * parameters, found
+            assert formula == "hand", found
+            assert len({*found.shapes}) == 1
+            assert found.shapes[0][0] == 4, found
+        else:
+            assert found.kind == "all-reduce", found
+            assert found.elements <= LARGER_FORM * parameters, found
+
+
 @every_pair
 @pytest.mark.parametrize("axis_type", [AxisType.Auto, AxisType.Explicit], ids=str)
 def test_mesh(formula, case, axis_type):
@@ -260,8 +317,10 @@ def test_mesh(formula, case, axis_type):
             for name, spec in specs(arrays).items()
         }
         dy = jax.device_put(dy, NamedSharding(devices, P("data")))
-        y, cotangents = measure.forward_and_backward(function)(arrays, dy)
+        run = measure.forward_and_backward(function).lower(arrays, dy).compile()
+        y, cotangents = run(arrays, dy)
     assert_close((y, cotangents), expected)
+    assert_only_sums_of_parameters(run, formula, case, arrays)
     assert y.sharding.is_equivalent_to(dy.sharding, y.ndim)
     for name, cotangent in cotangents.items():
         wanted = arrays[name].sharding
@@ -299,3 +358,214 @@ def test_output_channels_sharded_explicitly(formula):
             lambda **a: handgrad.conv(**a, **options, implementation=formula)
         )
         assert_close(run(arrays, dy), expected)
+
+
+# Where compilation is all of a test, LLVM need not work on the result.
+QUICK = {
+    "xla_backend_optimization_level": 0,
+    "xla_llvm_disable_expensive_passes": True,
+}
+
+
+def on_devices(function, arguments, specs, dy_spec, *, axis, devices=8):
+    """Compiles value and gradients on devices; returns that, value and gradients."""
+    grid = jax.make_mesh(
+        (devices,),
+        (axis,),
+        axis_types=(AxisType.Auto,),
+        devices=jax.devices()[:devices],
+    )
+    places = [NamedSharding(grid, spec) for spec in specs]
+    random = np.random.default_rng(1)
+    shape = jax.eval_shape(function, *arguments).shape
+    dy = random.standard_normal(shape, np.float32)
+    where = NamedSharding(grid, dy_spec)
+
+    def run(dy, *arguments):
+        y, vjp = jax.vjp(function, *arguments)
+        return y, vjp(dy)
+
+    jitted = jax.jit(
+        run, in_shardings=(where, *places), out_shardings=(where, tuple(places))
+    )
+    compiled = jitted.lower(dy, *arguments).compile(QUICK)
+    placed = jax.device_put((dy, *arguments), (where, *places))
+    return compiled, compiled(*placed)
+
+
+def arrays_of(*shapes):
+    random = np.random.default_rng(0)
+    return [random.standard_normal(shape, np.float32) for shape in shapes]
+
+
+def assert_as_on_one_device(function, arguments, result):
+    whole = [P()] * len(arguments)
+    _, expected = on_devices(function, arguments, whole, P(), axis="all", devices=1)
+    assert_close(result, expected)
+
+
+ROWS = P(None, "space")
+SPATIAL = {
+    **{
+        f"conv {formula}": functools.partial(handgrad.conv, implementation=formula)
+        for formula in ("rot180", "gemm", "taps", "phases", "slices", "winograd")
+    },
+    "conv strided": functools.partial(
+        handgrad.conv, strides=2, implementation="rot180"
+    ),
+    **{
+        f"{pool.__name__} {size}": functools.partial(
+            pool, window_shape=(size, size), strides=(2, 2), padding="SAME"
+        )
+        for pool in (handgrad.max_pool, handgrad.avg_pool)
+        for size in (2, 3)
+    },
+}
+
+
+@pytest.mark.parametrize("name", SPATIAL)
+def test_rows_of_images_on_eight_devices(name):
+    function = SPATIAL[name]
+    arguments = arrays_of((2, 32, 8, 4), (3, 3, 4, 4))
+    if "conv" not in name:
+        arguments = arguments[:1]
+    specs = [ROWS, P()][: len(arguments)]
+    compiled, result = on_devices(function, arguments, specs, ROWS, axis="space")
+    assert_as_on_one_device(function, arguments, result)
+    found = list(collectives(compiled))
+    if name in ("conv slices", "conv winograd"):
+        # Their tiles are not those of the devices: XLA gathers the image.
+        return
+    moved = [c for c in found if c.kind == "collective-permute"]
+    sums = [c for c in found if c.kind == "all-reduce"]
+    assert len(moved) + len(sums) == len(found), found
+    # The kernel's gradient, of each tap by itself and for each example perhaps.
+    parameters = sum(a.size for a in arguments[1:])
+    assert parameters <= sum(c.elements for c in sums) <= LARGER_FORM * parameters
+    if name.endswith(" 2"):  # windows that do not overlap
+        assert found == []
+    if "rot180" in name or "strided" in name:
+        # The halo only: one row of the two neighbours for each of three passes.
+        assert 2 <= len(moved) <= 6
+        for exchange in moved:
+            ((batch, rows, columns, channels),) = exchange.shapes
+            assert (batch, rows, channels) == (2, 1, 4)
+            assert columns in (4, 8)
+
+
+CHANNELS = P(None, None, None, "model")
+LAYERS = {
+    "dense": (handgrad.dense, [(16, 32), (32, 64)]),
+    **{
+        f"1x1 {formula}": (
+            functools.partial(handgrad.conv, implementation=formula),
+            [(2, 4, 4, 32), (1, 1, 32, 64)],
+        )
+        for formula in (None, "rot180", "gemm", "taps", "phases")
+    },
+}
+
+
+def last(rank, axis):
+    return P(*[None] * (rank + axis), "model")
+
+
+@pytest.mark.parametrize("name", LAYERS)
+@pytest.mark.parametrize("split", ["outputs", "inputs"])
+def test_channels_on_eight_devices(name, split):
+    """One sum: of dx where the outputs are split, of y where the inputs are."""
+    function, shapes = LAYERS[name]
+    arguments, rank = arrays_of(*shapes), len(shapes[0])
+    if split == "outputs":
+        specs, dy_spec = [P(), last(rank, -1)], last(rank, -1)
+        summed = arguments[0].size
+    else:
+        specs, dy_spec = [last(rank, -1), last(rank, -2)], P()
+        summed = 2 * arguments[0].size  # y has twice the channels
+    compiled, result = on_devices(function, arguments, specs, dy_spec, axis="model")
+    assert_as_on_one_device(function, arguments, result)
+    (found,) = collectives(compiled)
+    assert (found.kind, found.elements) == ("all-reduce", summed)
+
+
+NORM_SPECS = {
+    "batch": ([P("i"), P(), P()], P("i")),
+    "rows": ([P(None, "i"), P(), P()], P(None, "i")),
+    "channels": ([P(None, None, None, "i"), P("i"), P("i")], P(None, None, None, "i")),
+}
+
+
+@pytest.mark.parametrize("split", NORM_SPECS)
+def test_batch_norm_on_eight_devices(split):
+    """Statistics of the whole batch: only they, and their cotangents, are summed."""
+    arguments = arrays_of((8, 8, 3, 16), (16,), (16,))
+    specs, dy_spec = NORM_SPECS[split]
+    norm = lambda x, scale, bias: handgrad.batch_norm(x, scale, bias)
+    compiled, result = on_devices(norm, arguments, specs, dy_spec, axis="i")
+    assert_as_on_one_device(norm, arguments, result)
+    found = list(collectives(compiled))
+    if split == "channels":
+        assert found == []
+        return
+    assert {c.kind for c in found} == {"all-reduce"}
+    assert {shape for c in found for shape in c.shapes} == {(16,)}
+    # Mean, variance, and the two sums of the backward pass, each once or twice.
+    assert sum(len(c.shapes) for c in found) <= 6
+
+    if split == "batch":
+        grid = jax.make_mesh((8,), ("i",), axis_types=(AxisType.Auto,))
+        own = lambda x, scale, bias: handgrad.batch_norm(x, scale, bias, axis_name="i")
+        mapped = jax.shard_map(own, mesh=grid, in_specs=tuple(specs), out_specs=dy_spec)
+        _, result = on_devices(mapped, arguments, specs, dy_spec, axis="i")
+        assert_as_on_one_device(norm, arguments, result)
+
+
+def test_batch_norm_on_an_explicit_mesh():
+    arguments = arrays_of((8, 3, 16), (16,), (16,))
+    run = lambda *a: jax.vjp(handgrad.batch_norm, *a[1:])[1](a[0])
+    (dy,) = arrays_of((8, 3, 16))
+    expected = jax.jit(run)(dy, *arguments)
+    grid = jax.make_mesh((8,), ("i",), axis_types=(AxisType.Explicit,))
+    with jax.set_mesh(grid):
+        split, whole = NamedSharding(grid, P("i")), NamedSharding(grid, P())
+        places = (split, split, whole, whole)
+        placed = jax.device_put((dy, *arguments), places)
+        result = jax.jit(run)(*placed)
+    assert_close(result, expected)
+    assert result[0].sharding.is_equivalent_to(split, 3)
+
+
+DIVIDED = {
+    **{
+        f"conv {formula}": (
+            functools.partial(handgrad.conv, implementation=formula),
+            [(32, 8, 8, 8), (3, 3, 8, 8)],
+        )
+        for formula in ("gemm", "taps", "winograd")
+    },
+    "max_pool": (SPATIAL["max_pool 3"], [(32, 8, 8, 8)]),
+    "batch_norm": (
+        lambda x, scale, bias: handgrad.batch_norm(x, scale, bias),
+        [(32, 8, 8, 8), (8,), (8,)],
+    ),
+    "gelu": (handgrad.gelu, [(32, 8, 8, 8)]),
+}
+
+
+@pytest.mark.parametrize("name", DIVIDED)
+def test_memory_is_divided(name):
+    """Eight devices need about an eighth each, in temporaries beside what is kept."""
+    function, shapes = DIVIDED[name]
+    arguments = arrays_of(*shapes)
+    specs = [P("data")] + [P()] * (len(arguments) - 1)
+    one, two, eight = (
+        on_devices(function, arguments, specs, P("data"), axis="data", devices=n)[0]
+        .memory_analysis()
+        .temp_size_in_bytes
+        for n in (1, 2, 8)
+    )
+    # Of a transformed kernel and its gradient each device has its own.
+    parameters = 2 * LARGER_FORM * sum(a.nbytes for a in arguments[1:])
+    assert parameters < one
+    assert two <= 0.6 * one + parameters
+    assert eight <= 0.2 * one + parameters
