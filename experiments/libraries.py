@@ -11,6 +11,7 @@ a mean over the pixels, and a dense layer.
 """
 
 import argparse
+import importlib
 import os
 import sys
 from collections.abc import Callable, Sequence
@@ -93,7 +94,7 @@ def flax_nnx(images: jax.Array, labels: jax.Array, width: int) -> Task:
 
 def equinox(images: jax.Array, labels: jax.Array, width: int) -> Task:
     """One example at a time, channels first, under `vmap`."""
-    import equinox as eqx
+    eqx: Any = importlib.import_module("equinox")
 
     keys = jax.random.split(jax.random.key(0), 4)
     kinds = {"use_bias": False, "dtype": images.dtype}
@@ -123,7 +124,7 @@ def equinox(images: jax.Array, labels: jax.Array, width: int) -> Task:
 
 def haiku(images: jax.Array, labels: jax.Array, width: int) -> Task:
     """A function whose modules find their parameters by name."""
-    import haiku as hk
+    hk: Any = importlib.import_module("haiku")
 
     def network(x):
         x = jax.nn.relu(hk.Conv2D(width, 3, with_bias=False)(x))
@@ -144,7 +145,7 @@ def haiku(images: jax.Array, labels: jax.Array, width: int) -> Task:
 def keras(images: jax.Array, labels: jax.Array, width: int) -> Task:
     """Keras with JAX as its backend, by `stateless_call`."""
     os.environ["KERAS_BACKEND"] = "jax"  # read when Keras is imported
-    import keras as keras_
+    keras_: Any = importlib.import_module("keras")
 
     layers, kinds = keras_.layers, {"use_bias": False, "dtype": str(images.dtype)}
     activated = {"activation": "relu", **kinds}
@@ -212,7 +213,7 @@ LIBRARIES: dict[str, Callable[[jax.Array, jax.Array, int], Task]] = {
 }
 
 
-def _loss(logits: jax.Array, labels: jax.Array) -> jax.Array:
+def _loss(logits: Any, labels: jax.Array) -> jax.Array:
     losses = optax.softmax_cross_entropy_with_integer_labels(logits, labels)
     return losses.mean()
 
