@@ -58,7 +58,8 @@ def flax_linen(images: jax.Array, labels: jax.Array, width: int) -> Task:
     network = Network()
 
     def loss(parameters, x, labels):
-        return _loss(network.apply(parameters, x), labels)
+        logits: Any = network.apply(parameters, x)
+        return _loss(logits, labels)
 
     return Task(loss, jax.jit(network.init)(jax.random.key(0), images), images, labels)
 
@@ -166,7 +167,7 @@ def keras(images: jax.Array, labels: jax.Array, width: int) -> Task:
     others = [variable.value for variable in network.non_trainable_variables]
 
     def loss(parameters, x, labels):
-        logits, _ = network.stateless_call(parameters, others, x, training=True)
+        logits, *_ = network.stateless_call(parameters, others, x, training=True)
         return _loss(logits, labels)
 
     return Task(loss, parameters, images, labels)
