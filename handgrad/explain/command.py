@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 
 from handgrad import explain
+from handgrad.explain import explorer
 
 SIDE = 16  # a matrix of more rows or columns is no example
 LINE = 200  # columns where there is no terminal to ask
@@ -52,12 +53,20 @@ def add_parser(commands: Any) -> None:
         help="VALID, SAME, SAME_LOWER; zeros on every side: 1; above and below, left "
         "and right: 1,2; or above,below;left,right: '1,0;2,2'. Negative numbers crop",
     )
+    parser.add_argument(
+        "--html",
+        type=Path,
+        metavar="PATH",
+        help="instead write a page that steps through it in the browser; for conv, "
+        "im2col, max_pool and avg_pool",
+    )
 
 
 def run(options: argparse.Namespace) -> int:
     """Prints the example that the command line names; returns 0, or 2."""
     try:
-        print(_text(options))
+        text = _html(options) if options.html else _text(options)
+        print(text)
     except (ValueError, TypeError) as error:
         message = " ".join(str(error).split())
         if not message.startswith("explain: "):
@@ -65,6 +74,18 @@ def run(options: argparse.Namespace) -> int:
         print(f"python -m handgrad: {message}", file=sys.stderr)
         return 2
     return 0
+
+
+def _html(options: argparse.Namespace) -> str:
+    """Writes the page; says where."""
+    # The example itself checks the matrices.
+    explain.EXAMPLES[named(options)](**arguments(options))
+    settings = explorer.configuration(named(options), **arguments(options))
+    try:
+        options.html.write_text(explorer.page(settings), encoding="utf-8")
+    except OSError as error:
+        raise ValueError(f"--html: {options.html}: {error.strerror}") from error
+    return f"wrote {options.html}"
 
 
 def _text(options: argparse.Namespace) -> str:
