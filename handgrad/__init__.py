@@ -14,6 +14,9 @@ from handgrad._dot_general import (
 from handgrad._dropout import (
     dropout,
 )
+from handgrad._rewrite import (
+    rewrite,
+)
 from handgrad.activation import (
     celu,
     elu,
@@ -91,6 +94,7 @@ from handgrad.pooling import (
     max_unpool,
     min_pool,
     reduce_window_max,
+    reduce_window_min,
     reduce_window_sum,
     sum_pool,
 )
@@ -150,9 +154,11 @@ __all__ = [
     "multiclass_hinge_loss",
     "poly_loss_cross_entropy",
     "reduce_window_max",
+    "reduce_window_min",
     "reduce_window_sum",
     "relu",
     "relu6",
+    "rewrite",
     "rms_norm",
     "selu",
     "sigmoid",

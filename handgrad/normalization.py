@@ -95,8 +95,10 @@ def _shift(x, axes):
     if x.size == 0:
         return jnp.zeros((), x.dtype)
     inner = max((i for i in axes if i != x.ndim - 1), default=0)
+    where = sharding.of(x)
     for axis in axes:
-        if axis not in (inner, x.ndim - 1):
+        # Under an explicit mesh no device has the beginning alone.
+        if axis not in (inner, x.ndim - 1) and not (where and where.spec[axis]):
             x = lax.slice_in_dim(x, 0, 1, axis=axis)
     return jnp.mean(x, axes, keepdims=True)
 
@@ -140,14 +142,13 @@ def _normalize_bwd(spec, residuals, cotangents):
         dy = jnp.where(_affine(wide, mean, r, scale, bias) > 0, dy, 0)
     normal = (wide if mean is None else wide - mean) * r
     product = dy * normal
-    if scale is None or _broadcasts(scale, x, spec.axes):
-        # γ is the same for all of a mean: its cotangent's sums serve the mean, too.
-        gamma = 1 if scale is None else _wide(scale)
+    gamma = 1 if scale is None else _wide(scale)
+    g = gamma * dy
+    if all(p is None or _broadcasts(p, x, spec.axes) for p in (scale, bias)):
+        # γ and β are the same for all of a mean: their sums serve the mean, too.
         sums = reductions.two_totals(dy, product, spec.axes)
         total_g, total_g_normal = (gamma * total for total in sums)
-        g = gamma * dy
     else:
-        g = _wide(scale) * dy
         total_g, total_g_normal = reductions.two_totals(g, g * normal, spec.axes)
         sums = dy, product
     dbias, dscale = _parameters(*sums, bias, scale)
@@ -164,9 +165,9 @@ def _normalize_bwd(spec, residuals, cotangents):
     return dx.astype(x.dtype), dscale, dbias, None
 
 
-def _broadcasts(scale, x, axes):
-    """Whether γ is the same number along all the axes of a mean."""
-    return all(scale.shape[i] == 1 or x.shape[i] == 1 for i in axes)
+def _broadcasts(parameter, x, axes):
+    """Whether γ, or β, is the same number along all the axes of a mean."""
+    return all(parameter.shape[i] == 1 or x.shape[i] == 1 for i in axes)
 
 
 def _parameters(dy, product, bias, scale):

@@ -43,8 +43,14 @@ def align(*arrays: jax.Array | None) -> tuple:
 
 
 def of(array: jax.Array) -> NamedSharding | None:
-    """The sharding in the array's type, `None` without an explicit mesh."""
+    """The sharding in the array's type, `None` without an explicit mesh.
+
+    What was made before the mesh was set counts as replicated on it.
+    """
     sharding = jax.typeof(array).sharding  # type: ignore[attr-defined]
+    if sharding.mesh.empty:
+        mesh = jax.sharding.get_abstract_mesh()
+        sharding = NamedSharding(mesh, PartitionSpec(*[None] * array.ndim))
     return sharding if sharding.mesh.explicit_axes else None
 
 

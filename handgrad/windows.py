@@ -210,6 +210,9 @@ def view(padded: jax.Array, place: Sequence[int], windows: Windows) -> jax.Array
         start + w.stride * (w.output - 1) + 1 if w.output else start
         for w, start in zip(windows, starts, strict=True)
     ]
+    # The stride of one window says nothing, and XLA gets it wrong where the pixels are
+    # split over devices: a long stride makes it read another device's part.
+    strides = [w.stride if w.output > 1 else 1 for w in windows]
     shape = list(padded.shape)
     full = _on_spatial(padded, limits, other=None)
     return lax.slice(
@@ -219,7 +222,7 @@ def view(padded: jax.Array, place: Sequence[int], windows: Windows) -> jax.Array
             size if limit is None else limit
             for size, limit in zip(shape, full, strict=True)
         ],
-        _on_spatial(padded, [w.stride for w in windows], other=1),
+        _on_spatial(padded, strides, other=1),
     )
 
 

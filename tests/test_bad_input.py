@@ -90,7 +90,7 @@ OTHER_POOLS = [
     ),
     *(
         row
-        for kind in ("max", "sum")
+        for kind in ("max", "min", "sum")
         for row in [
             (reduce_window(kind, 2), ValueError, f"reduce_window_{kind}: window_dim"),
             (reduce_window(kind, 5, 1), ValueError, r"window_dimensions \(=5\)"),

@@ -110,6 +110,7 @@ POOLS = [
     "adaptive_avg_pool",
     "adaptive_max_pool",
     "reduce_window_max",
+    "reduce_window_min",
     "reduce_window_sum",
 ]
 
@@ -316,7 +317,7 @@ def test_what_sticks_out_is_not_counted():
     assert handgrad.sum_pool(x, **options).ravel().tolist() == [3, 7, 5]
 
 
-@pytest.mark.parametrize("kind", ["max", "sum"])
+@pytest.mark.parametrize("kind", ["max", "min", "sum"])
 def test_reduce_window_is_laxs(kind):
     random = np.random.default_rng(0)
     x = random.integers(-9, 10, (4, 5, 3)).astype(np.int32)
@@ -326,8 +327,9 @@ def test_reduce_window_is_laxs(kind):
         "window_dilation": (2, 1, 1),
     }
     ours = getattr(handgrad, f"reduce_window_{kind}")
-    init = np.int32(0 if kind == "sum" else np.iinfo(np.int32).min)
-    compute = jax.lax.add if kind == "sum" else jax.lax.max
+    bounds = np.iinfo(np.int32)
+    init = np.int32({"max": bounds.min, "min": bounds.max, "sum": 0}[kind])
+    compute = {"max": jax.lax.max, "min": jax.lax.min, "sum": jax.lax.add}[kind]
     for padding in ("SAME", "VALID", ((0, 1), (2, 0), (1, 1))):
         theirs = jax.lax.reduce_window(x, init, compute, **options, padding=padding)
         np.testing.assert_array_equal(ours(x, **options, padding=padding), theirs)

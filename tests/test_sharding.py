@@ -111,7 +111,7 @@ CASES = {
                 {"window_dimensions": (1, 1, 3, 2), "padding": "SAME"},
             )
         ]
-        for rule in ("reduce_window_max", "reduce_window_sum")
+        for rule in ("reduce_window_max", "reduce_window_min", "reduce_window_sum")
     },
     **{
         rule: [Case(rule, "batch", {"x": normal(8, 5)})]

@@ -17,8 +17,8 @@ from rich.progress import (
     TimeRemainingColumn,
 )
 
-from experiments.benchmark import pytorch
-from experiments.benchmark.figure import bars
+from experiments.benchmark import networks, pytorch
+from experiments.benchmark.figure import bars, network_bars
 from experiments.benchmark.layers import (
     DIRECTIONS,
     FULL,
@@ -48,7 +48,7 @@ def parse(arguments: Sequence[str] | None = None) -> argparse.Namespace:
     parser = _Parser(
         prog="python -m experiments.benchmark", description=_ABOUT, allow_abbrev=False
     )
-    commands = parser.add_subparsers(dest="command", metavar="ops", required=True)
+    commands = parser.add_subparsers(dest="command", metavar="ops|networks", required=True)
     ops = commands.add_parser(
         "ops",
         help="layers of real networks, one at a time",
@@ -76,15 +76,35 @@ def parse(arguments: Sequence[str] | None = None) -> argparse.Namespace:
         action="store_true",
         help="one layer of each network unless layers are named, and fewer calls",
     )
-    ops.add_argument("--no-torch", action="store_true", help="leave PyTorch out")
-    ops.add_argument(
-        "--workdir",
-        type=Path,
-        default=Path("runs/benchmark"),
-        help="where to write (runs/benchmark)",
+    about = "Measures whole steps of training next to Flax and to PyTorch."
+    whole = commands.add_parser(
+        "networks", help="whole networks", description=about, allow_abbrev=False
     )
+    whole.add_argument(
+        "names",
+        nargs="*",
+        metavar="TEXT",
+        help=f"only networks whose name begins so: {', '.join(networks.NETWORKS)}",
+    )
+    whole.add_argument("--quick", action="store_true", help="fewer calls")
+    for command in (ops, whole):
+        command.add_argument(
+            "--no-torch", action="store_true", help="leave PyTorch out"
+        )
+        command.add_argument(
+            "--workdir",
+            type=Path,
+            default=Path("runs/benchmark"),
+            help="where to write (runs/benchmark)",
+        )
     flags = parser.parse_args(arguments)
-    flags.layers = select([*flags.names, *flags.filter], flags.quick)
+    if flags.command == "ops":
+        flags.layers = select([*flags.names, *flags.filter], flags.quick)
+        return flags
+    try:
+        flags.networks = networks.select(flags.names)
+    except ValueError as error:
+        raise UsageError(str(error)) from error
     return flags
 
 
@@ -131,8 +151,48 @@ def _named(case: Case, text: str) -> bool:
     return any(text.lower() in name.lower() for name in names)
 
 
+def run_networks(flags: argparse.Namespace, console: Console) -> dict[str, Any]:
+    """Measures networks as the flags say, prints the table and writes the files."""
+    open_workdir(flags.workdir)
+    effort = networks.QUICK if flags.quick else networks.FULL
+    torch = None if flags.no_torch else _load_torch(console)
+    path, figure = (flags.workdir / f"networks.{end}" for end in ("json", "png"))
+    failures: list[dict[str, str]] = []
+    rows: list[dict[str, Any]] = []
+    report = {"finished": False, **_about(flags, torch)}
+    report |= {"failures": failures, "rows": rows}
+    try:
+        figure.unlink(missing_ok=True)  # an earlier run's
+        write_json(path, report)
+        warm_up()
+        with _progress() as progress:
+            bar = progress.add_task("", total=len(flags.networks))
+            for name, network in flags.networks.items():
+                progress.update(bar, description=name)
+                try:
+                    rows.append(
+                        networks.measure_network(name, network, effort, torch)
+                    )
+                # Whatever one network raises, the others are measured.
+                except Exception as error:
+                    failures.append({"network": name, "reason": _reason(error)})
+                write_json(path, report)
+                progress.advance(bar)
+        report["finished"] = True
+        write_json(path, report)
+        if rows:
+            network_bars(rows, figure)
+    except OSError as error:
+        raise _unwritable(flags.workdir, error) from error
+    networks.print_table(rows, console)
+    for failure in failures:
+        reason = f"failed: {failure['network']}: {failure['reason']}"
+        console.print(reason, markup=False)
+    return report
+
+
 def run(flags: argparse.Namespace, console: Console) -> Findings:
-    """Measures as the flags say, prints the tables and writes the files."""
+    """Measures layers as the flags say, prints the tables and writes the files."""
     open_workdir(flags.workdir)
     effort = QUICK if flags.quick else FULL
     torch = None if flags.no_torch else _load_torch(console)
@@ -154,10 +214,7 @@ def run(flags: argparse.Namespace, console: Console) -> Findings:
         if findings.rows:
             bars([row._asdict() for row in findings.rows], figure)
     except OSError as error:
-        raise UsageError(
-            f"--workdir {flags.workdir}: cannot be written ({error.strerror}); name "
-            "another directory"
-        ) from error
+        raise _unwritable(flags.workdir, error) from error
     print_table(findings, console)
     print_summary(findings, console)
     return findings
@@ -174,9 +231,19 @@ def _add(
         findings.rows += measure_layer(case, wanted, effort, torch)
     # Whatever one layer raises, the others are measured.
     except Exception as error:
-        line = next(iter(str(error).splitlines()), "")
-        reason = f"{type(error).__name__}: {line}"
-        findings.failures.append({"case": str(case), "reason": reason})
+        findings.failures.append({"case": str(case), "reason": _reason(error)})
+
+
+def _reason(error: Exception) -> str:
+    line = next(iter(str(error).splitlines()), "")
+    return f"{type(error).__name__}: {line}"
+
+
+def _unwritable(workdir: Path, error: OSError) -> UsageError:
+    return UsageError(
+        f"--workdir {workdir}: cannot be written ({error.strerror}); name another "
+        "directory"
+    )
 
 
 def _load_torch(console: Console) -> Any:
@@ -219,6 +286,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
     console = Console(width=None if sys.stdout.isatty() else 180)
     try:
         flags = parse(arguments)
+        if flags.command == "networks":
+            report = run_networks(flags, console)
+            print(f"{len(report['rows'])} networks measured; see {flags.workdir}")
+            same = all(row["same_loss"] for row in report["rows"])
+            return 0 if same and not report["failures"] else 1
         findings = run(flags, console)
     except UsageError as error:
         print(f"experiments.benchmark: {error}", file=sys.stderr)

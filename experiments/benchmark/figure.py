@@ -9,7 +9,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, NullFormatter
 
 # The colours of the other figures, which colour-blind readers tell apart too.
-_BLUE, _ORANGE = "#0072B2", "#E69F00"
+_BLUE, _ORANGE, _GREEN = "#0072B2", "#E69F00", "#009E73"
 _SIDES = (("autodiff_ratio", "handgrad", _BLUE), ("torch", "PyTorch", _ORANGE))
 _HEIGHT = 0.4  # of a bar, where a case has 1
 
@@ -42,6 +42,49 @@ def bars(rows: Sequence[Mapping[str, Any]], path: Path) -> None:
     panels[0].set_ylim(len(cases) - 0.4, -0.6)  # the first case at the top
     handles, labels = panels[0].get_legend_handles_labels()
     figure.legend(handles, labels, loc="outside lower center", ncols=2)
+    _save(figure, path)
+
+
+def network_bars(rows: Sequence[Mapping[str, Any]], path: Path) -> None:
+    """Draws the rows of `networks.json`: how many times as fast as stock Flax."""
+    sides = {
+        "handgrad": ("handgrad.linen", _BLUE),
+        "rewrite": ("handgrad.rewrite of the Flax model", _GREEN),
+        "torch": ("PyTorch", _ORANGE),
+    }
+    figure = Figure(figsize=(8, 0.8 * len(rows) + 1.8), layout="constrained")
+    axes = figure.subplots()
+    height = 0.8 / len(sides)
+    for index, (side, (label, color)) in enumerate(sides.items()):
+        found = [
+            (place, row["sides"]["flax"]["ms"] / row["sides"][side]["ms"])
+            for place, row in enumerate(rows)
+            if side in row["sides"]
+        ]
+        if not found:
+            continue
+        places, ratios = zip(*found, strict=True)
+        bars = axes.barh(
+            [place + (index - 1) * height for place in places],
+            [ratio - 1 for ratio in ratios],
+            height=height,
+            left=1,
+            color=color,
+            label=label,
+        )
+        axes.bar_label(bars, [f"{ratio:.2f}" for ratio in ratios], padding=3)
+    axes.axvline(1, color="0.2", linewidth=1)
+    axes.set(xscale="log", xlabel="times as fast as stock Flax, a training step")
+    axes.margins(x=0.15)
+    axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
+    axes.xaxis.set_minor_formatter(NullFormatter())
+    axes.set_yticks(range(len(rows)), [row["network"] for row in rows])
+    axes.set_ylim(len(rows) - 0.4, -0.6)  # the first network at the top
+    figure.legend(loc="outside lower center", ncols=len(sides))
+    _save(figure, path)
+
+
+def _save(figure: Figure, path: Path) -> None:
     temporary = path.with_name(f".{path.name}.tmp")
     figure.savefig(temporary, format="png", dpi=100)
     temporary.replace(path)

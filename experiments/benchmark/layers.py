@@ -143,7 +143,7 @@ def measure_layer(
             side: _function(case, direction, names, implementation)
             for side, implementation in _SIDES.items()
         }
-        compiled = _compile(functions, operands, effort.compiles)
+        compiled = compile_in_turns(functions, operands, effort.compiles)
         calls: dict[str, Callable[[], Any]] = {
             side: functools.partial(each.executable, *operands)
             for side, each in compiled.items()
@@ -243,10 +243,20 @@ def _function(
     return backward
 
 
-def _compile(
-    functions: Mapping[str, Callable[..., Any]], operands: Any, times: int
+def compile_in_turns(
+    functions: Mapping[str, Callable[..., Any]],
+    operands: Any,
+    times: int,
+    **options: Any,
 ) -> dict[str, _Compiled]:
-    """Compiles the functions in turn, each as often, and keeps the shortest times."""
+    """Compiles the functions in turn, each as often, and keeps the shortest times.
+
+    Args:
+        functions: the functions by name.
+        operands: their arguments, the same for all.
+        times: how often.
+        **options: of `jax.jit`.
+    """
     compiled: dict[str, _Compiled] = {}
     for index in range(times):
         sides = list(functions)[:: -1 if index % 2 else 1]
@@ -254,7 +264,7 @@ def _compile(
             # Its own function each time: a known one would not be traced again.
             fresh = functools.partial(functions[side])
             start = time.perf_counter()
-            executable = jax.jit(fresh).lower(*operands).compile()
+            executable = jax.jit(fresh, **options).lower(*operands).compile()
             seconds = time.perf_counter() - start
             memory = executable.memory_analysis()
             temp_bytes = memory.temp_size_in_bytes if memory else None
@@ -272,7 +282,7 @@ def warm_up() -> None:
         side: _function(case, ALL, tuple(arrays), implementation)
         for side, implementation in _SIDES.items()
     }
-    _compile(functions, (arrays, dy), 1)
+    compile_in_turns(functions, (arrays, dy), 1)
 
 
 def _torch_layer(

@@ -213,6 +213,7 @@ CASES = (
     *_adaptive("adaptive_max_pool"),
     *(map(_tied, _adaptive("adaptive_max_pool")[:1])),
     *_reduce_window("reduce_window_max"),
+    *_reduce_window("reduce_window_min"),
     *_reduce_window("reduce_window_sum"),
 )
 

@@ -19,7 +19,7 @@ of one is made of the other two, and gradients of every order stay within them. 
 
 import dataclasses
 import functools
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from types import ModuleType
 from typing import Any
 
@@ -61,14 +61,25 @@ def _run(direction: str, a, b, spec: ConvSpec) -> jax.Array:
     """Computes one direction by the formula of the platform that lowering meets."""
     named = {platform: getattr(each, direction) for platform, each in spec.formulas}
 
-    @functools.cache  # platforms of one formula share its branch
-    def formula(name):
-        compute = getattr(FORMULAS[name], direction)
-        return lambda a, b: compute(a, b, spec)
-
+    spec = dataclasses.replace(spec, formulas=())
+    compute = {
+        platform: _traced_once(getattr(FORMULAS[name], direction), spec)
+        for platform, name in named.items()
+    }
     if len(set(named.values())) == 1:
-        return formula(named["default"])(a, b)
-    return lax.platform_dependent(a, b, **{p: formula(n) for p, n in named.items()})
+        return compute["default"](a, b)
+    return lax.platform_dependent(a, b, **compute)
+
+
+@functools.lru_cache(maxsize=1024)
+def _traced_once(compute: Callable[..., jax.Array], spec: ConvSpec):
+    """The formula; layers of one geometry share its trace, its lowering, its code."""
+
+    def formula(a, b):
+        return compute(a, b, spec)
+
+    formula.__name__ = compute.__name__  # the direction, in a profile
+    return jax.jit(formula)
 
 
 def _bilinear(direction: str, a, b, spec: ConvSpec, dtype) -> jax.Array:

@@ -121,7 +121,7 @@ def find(
     x_shape: Sequence[int], kernel_shape: Sequence[int], spec: ConvSpec, platform: str
 ) -> Measured | None:
     """What was measured of a convolution on a platform, under any of its names."""
-    tuned = _followed()
+    tuned = followed()
     if platform not in (tuned.platform, *tuned.lowered):
         return None
     return tuned.convolutions.get(key(x_shape, kernel_shape, spec))
@@ -129,14 +129,14 @@ def find(
 
 def platforms() -> tuple[str, ...]:
     """The platforms, as lowering names them, that a followed file speaks of."""
-    return _followed().lowered
+    return followed().lowered
 
 
 _lock = threading.Lock()
 _current: Tuned | None = None  # None until a choice is asked for
 
 
-def _followed() -> Tuned:
+def followed() -> Tuned:
     """What is followed; the first call reads the file that the environment names."""
     global _current
     if _current is not None:

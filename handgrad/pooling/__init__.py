@@ -4,7 +4,11 @@ from handgrad.pooling.adaptive import adaptive_avg_pool, adaptive_max_pool
 from handgrad.pooling.average import avg_pool, sum_pool
 from handgrad.pooling.max import max_pool, min_pool
 from handgrad.pooling.power import lp_pool
-from handgrad.pooling.reduce_window import reduce_window_max, reduce_window_sum
+from handgrad.pooling.reduce_window import (
+    reduce_window_max,
+    reduce_window_min,
+    reduce_window_sum,
+)
 from handgrad.pooling.unpool import max_pool_with_argmax, max_unpool
 
 __all__ = [
@@ -17,6 +21,7 @@ __all__ = [
     "max_unpool",
     "min_pool",
     "reduce_window_max",
+    "reduce_window_min",
     "reduce_window_sum",
     "sum_pool",
 ]

@@ -1,6 +1,6 @@
-"""`lax.reduce_window` with a maximum or a sum, over all axes, by the rules of pools.
+"""`lax.reduce_window` with an extremum or a sum, over all axes, by the rules of pools.
 
-    y[p] = max or Σ over k of x[s·p + d·k − b]     in every axis, batch and channels too
+    y[p] = max, min or Σ over k of x[s·p + d·k − b]     in every axis
 
 Axes in front with windows of one element are a pool's batch, and such an axis at the
 end its channels; the axes between them are its spatial dimensions. A `base_dilation` e
@@ -57,11 +57,58 @@ def reduce_window_max(
 
     Source: FORMULAS A4 and B7.
     """
-    op = "reduce_window_max"
+    geometry = (window_dimensions, window_strides, padding)
+    dilations = (base_dilation, window_dilation)
+    return _extremum("reduce_window_max", operand, geometry, dilations, implementation)
+
+
+def reduce_window_min(
+    operand: jax.Array,
+    window_dimensions: Sequence[int],
+    window_strides: Sequence[int] | None = None,
+    padding: arguments.Padding = "VALID",
+    base_dilation: Sequence[int] | None = None,
+    window_dilation: Sequence[int] | None = None,
+    *,
+    implementation: str | None = None,
+) -> jax.Array:
+    """`lax.reduce_window(operand, inf, lax.min, ...)` with the gradient of `min_pool`.
+
+    y[p] = min_k x[s·p + d·k − b] in every axis;  dx[t] = Σ dy[p] at each minimum t
+
+    Args:
+      operand: real array; integers have a forward pass only.
+      window_dimensions: elements of the window in each axis.
+      window_strides: distance between neighbouring windows in each axis; 1 by default.
+      padding: "VALID", "SAME", "SAME_LOWER" or (low, high) elements for each axis.
+      base_dilation: distance between neighbouring elements of `operand`; 1 by default.
+      window_dilation: distance between neighbouring elements of a window; 1 by default.
+      implementation: `None` or "hand" for the derived rule, "autodiff" for JAX's own
+        (which JAX does not have for dilated windows).
+
+    Returns:
+      The minima, with the ties, NaN and padding of `min_pool`.
+
+    Raises:
+      ValueError: the lengths do not match, or the window does not fit.
+      TypeError: `operand` is complex or not a number.
+
+    Example:
+      >>> import jax.numpy as jnp, handgrad
+      >>> handgrad.reduce_window_min(jnp.arange(6.0).reshape(2, 3), (2, 2))
+      Array([[0., 1.]], dtype=float32)
+
+    Source: FORMULAS A4 and B7.
+    """
+    geometry = (window_dimensions, window_strides, padding)
+    dilations = (base_dilation, window_dilation)
+    return _extremum("reduce_window_min", operand, geometry, dilations, implementation)
+
+
+def _extremum(op, operand, geometry, dilations, implementation) -> jax.Array:
     x = arguments.array(op, "operand", operand)
-    geometry = (window_strides, padding, base_dilation, window_dilation)
-    x, spec, ending = _as_pool(op, x, window_dimensions, *geometry)
-    spec = ExtremumSpec(spec)
+    x, spec, ending = _as_pool(op, x, *geometry, *dilations)
+    spec = ExtremumSpec(spec, largest=op == "reduce_window_max")
     y = RULES[op].choose(implementation, spec)(x, spec)
     return lax.squeeze(y, [y.ndim - 1]) if ending else y
 
@@ -112,6 +159,9 @@ def reduce_window_sum(
 
 
 register("reduce_window_max", source="FORMULAS B7", autodiff=autodiff_extremum)(
+    extremum
+)
+register("reduce_window_min", source="FORMULAS B7", autodiff=autodiff_extremum)(
     extremum
 )
 register("reduce_window_sum", source="FORMULAS B7", autodiff=autodiff_sum)(window_sum)

@@ -1,0 +1,8 @@
+"""Any JAX function with its convolutions and windows replaced by hand-derived rules."""
+
+from handgrad._rewrite.function import rewrite
+from handgrad._rewrite.report import Report, Row, report
+
+rewrite.report = report  # type: ignore[attr-defined]
+
+__all__ = ["Report", "Row", "report", "rewrite"]

@@ -1,0 +1,82 @@
+"""Which primitives have a better gradient here, and the op that takes their place.
+
+A primitive's parameters are its op's arguments under the same names, so an op is
+called with the parameters as they are. It is traced once for each geometry: `jax.jit`
+remembers, and forgets when `load_tuned` changes the choice of formulas.
+"""
+
+import functools
+from collections.abc import Callable, Iterable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from jax.extend import core
+
+from handgrad import arguments
+from handgrad._rewrite import gradients
+from handgrad.pooling import (
+    reduce_window_max,
+    reduce_window_min,
+    reduce_window_sum,
+)
+
+OPS: dict[str, Callable[..., jax.Array]] = {
+    "conv_general_dilated": gradients.convolution,
+    "reduce_window_max": reduce_window_max,
+    "reduce_window_min": reduce_window_min,
+    "reduce_window_sum": reduce_window_sum,
+    "select_and_scatter_add": gradients.extremum_gradient,
+}
+# Their relatives that stay as they are, and why.
+LEFT = {
+    "reduce_window": "its reducer is no maximum, minimum or sum",
+    "select_and_gather_add": "forward mode",
+}
+
+
+def named(rules: Iterable[str] | None) -> frozenset[str]:
+    """The primitives to replace; `None` means all."""
+    if rules is None:
+        return frozenset(OPS)
+    rules = (rules,) if isinstance(rules, str) else tuple(rules)
+    unknown = [name for name in rules if name not in list(OPS)]
+    arguments.require(
+        not unknown,
+        "rewrite",
+        f"rules (={rules!r}) must be among {', '.join(map(repr, OPS))}",
+    )
+    return frozenset(rules)
+
+
+def replacement(eqn: core.JaxprEqn, rules: frozenset[str]) -> core.ClosedJaxpr | str:
+    """The op in the place of one equation, or why the equation stays as it is."""
+    before: Any = eqn.outvars[0].aval
+    name = eqn.primitive.name
+    if name in LEFT:
+        return LEFT[name]
+    if name not in rules:
+        return "not among rules"
+    if not jnp.issubdtype(before.dtype, jnp.floating):
+        return f"{before.dtype} has no gradient of ours"
+    try:
+        op = _jitted(name, **eqn.params)
+        operands = [v.aval for v in eqn.invars]
+        with eqn.ctx.manager:
+            body = op.trace(*operands).jaxpr
+            if body.consts:  # they stay inside of a call
+                body = jax.make_jaxpr(op)(*operands)
+    # What an op does not support is left as it was, whatever the reason.
+    except Exception as error:
+        return f"not supported: {error}".splitlines()[0]
+    (after,), (result,) = body.out_avals, body.jaxpr.outvars
+    if after != before:
+        return f"the type would change from {before} to {after}"
+    if not any(result is v for each in body.jaxpr.eqns for v in each.outvars):
+        return "nothing is computed"
+    return body
+
+
+@functools.lru_cache(maxsize=1024)
+def _jitted(name: str, **parameters: Any):
+    return jax.jit(functools.partial(OPS[name], **parameters))
