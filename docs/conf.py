@@ -49,6 +49,7 @@ nitpick_ignore_regex = [
         r"py:.*",
         r"(jax|jnp|numpy|np|collections|typing|types|pathlib|os|Path|flax)(\..*)?",
     ),
+    (r"py:.*", r"handgrad\._\w+\.\w+\._\w+"),  # what a public name's type is within
     (r"py:.*", r"(Any|Callable|Mapping|Sequence|Iterator|NamedTuple|ModuleType)"),
     (r"py:.*", r"(handgrad\.)?arguments\.Padding|Padding"),
 ]

@@ -41,7 +41,10 @@ def rewrite(lines: list[str]) -> list[str]:
 def escaped(line: str) -> str:
     """|x| is an absolute value, not a substitution; a doctest stays as it is."""
     code = line.lstrip().startswith((">>>", "..."))
-    return line if code or "`" in line else line.replace("|", r"\|")
+    if code:
+        return line
+    line = re.sub(r"(`[^`]+`)(?=\w)", r"\1\\ ", line)  # `array`s
+    return line if "`" in line else line.replace("|", r"\|")
 
 
 def process(app, what, name, obj, options, lines: list[str]) -> None:
