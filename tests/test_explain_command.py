@@ -1,6 +1,7 @@
 """`python -m handgrad explain` with one's own matrices: right numbers, clear errors."""
 
 import itertools
+import json
 import re
 
 import numpy as np
@@ -171,6 +172,11 @@ BAD = {
     "dense --kernel '1 2'": "kernel (=1×2) must have a row for each of the 3 columns",
     "softmax_cross_entropy --labels '0 3'": "labels must be whole numbers from 0 to 2",
     "softmax_cross_entropy --labels 0": "labels must be 2 here",
+    "dense --html page.html": "--html shows conv, im2col, max_pool, avg_pool, not",
+    "conv --html nowhere/page.html": "nowhere/page.html: No such file or directory",
+    "conv --html page.html --image tall.npy": "up to 10 rows and columns: image has 11",
+    "conv --html page.html --bias 10000": "shows numbers up to 9999: bias has larger",
+    "conv --html page.html --padding 10": "shows numbers up to 9: padding has larger",
     "relu": "example (='relu') must be one of conv, max_pool",
 }
 
@@ -182,6 +188,7 @@ def test_bad_input_is_one_clear_line(line, tmp_path, monkeypatch, capsys):
     np.save("words.npy", np.array(["a"]))
     np.save("cube.npy", np.zeros((2, 2, 2)))
     np.save("large.npy", np.zeros((17, 2)))
+    np.save("tall.npy", np.ones((11, 4)))
     np.save("wide.npy", np.full((16, 16), 100))
     words = [word.strip("'") for word in re.findall(r"'[^']*'|\S+", line)]
     assert __main__.main(["explain", *words]) == 2
@@ -190,3 +197,23 @@ def test_bad_input_is_one_clear_line(line, tmp_path, monkeypatch, capsys):
     assert err.count("\n") == 1
     assert err.startswith("python -m handgrad: explain: ")
     assert BAD[line] in err
+    assert not (tmp_path / "page.html").exists()
+
+
+def test_html_holds_the_settings(tmp_path, capsys):
+    path = tmp_path / "page.html"
+    words = ["--image", "1 2 3;4 5 6", "--kernel", ".5 1", "--stride", "1,2"]
+    assert __main__.main(["explain", "im2col", *words, "--html", str(path)]) == 0
+    assert capsys.readouterr().out == f"wrote {path}\n"
+    island = re.search(r'id="configuration">(.*?)</script>', path.read_text("utf-8"))
+    assert json.loads(island[1]) == {
+        "op": "conv",
+        "image": [[1, 2, 3], [4, 5, 6]],
+        "error": [[1], [2]],
+        "kernel": [[0.5, 1]],
+        "bias": 0,
+        "window": [1, 2],
+        "stride": [1, 2],
+        "dilation": [1, 1],
+        "padding": [[0, 0], [0, 0]],
+    }
