@@ -13,7 +13,8 @@ from typing import Any
 
 import jax
 
-from handgrad import cases, explain, measure
+from handgrad import cases, measure
+from handgrad.explain import command as explain
 from handgrad.rules import RULES, Rule
 from handgrad.testing import command as check
 
@@ -35,13 +36,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         "gradient is from float64 and how fast it is, both next to autodiff.",
     )
     commands = parser.add_subparsers(dest="command", metavar="explain | check")
-    command = commands.add_parser(
-        "explain",
-        help="print a worked example step by step",
-        description="Prints a worked example of a backward pass, step by step.",
-    )
-    names = ", ".join(explain.EXAMPLES)
-    command.add_argument("example", nargs="?", default="", help=f"one of {names}")
+    explain.add_parser(commands)
     check.add_parser(commands)
     options = parser.parse_args(arguments)
 
@@ -49,10 +44,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return _print_table()
     if options.command == "check":
         return check.run(options)
-    if options.example not in explain.EXAMPLES:
-        return _fail(f"explain: example (={options.example!r}) must be one of {names}")
-    print(explain.render(explain.EXAMPLES[options.example]()))
-    return 0
+    return explain.run(options)
 
 
 def _fail(message: str) -> int:

@@ -217,9 +217,9 @@ def test_render():
     x = np.array([[1, -2, 0.5, 0], [0, 10, -0.0, 0]])
     steps = [
         explain.Step("TITLE"),
-        explain.Step("The image:\nx = x.", x, "x", block=2),
+        explain.Step("The image:\nx = x.", x, "x", block=(2, 2)),
         explain.Step("word " * 30, np.ones((1, 2)), "long"),
-        explain.Step("Again.", np.vstack([x, x]), "y", block=2),
+        explain.Step("Again.", np.vstack([x, x]), "y", block=(2, 2)),
         explain.Step("", np.full((), 3), "b"),
     ]
     assert explain.render(steps).splitlines() == [

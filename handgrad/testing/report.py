@@ -73,7 +73,10 @@ class Report:
         for r in self.results:
             table.add_row(r.check, _MARKS[r.status], r.message, style=_STYLES[r.status])
         out = io.StringIO()
-        Console(file=out, width=WIDTH, markup=False, highlight=False).print(table)
+        console = Console(  # text, also where a notebook would get HTML
+            file=out, width=WIDTH, markup=False, highlight=False, force_jupyter=False
+        )
+        console.print(table)
         return "\n".join(line.rstrip() for line in out.getvalue().splitlines())
 
     def to_json(self) -> str:
