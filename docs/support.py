@@ -2,6 +2,7 @@
 
 import functools
 import json
+import re
 import tempfile
 from collections.abc import Callable, Iterable, Sequence
 from html import escape
@@ -102,10 +103,11 @@ def speed(*rules: str, case: str = "") -> Markdown:
 def picture(draw: Callable[[style.Ink], Figure], alt: str) -> HTML:
     """A figure that the page itself draws, in the colouring of the reader's scheme."""
     with tempfile.TemporaryDirectory() as folder:
-        style.save(draw, "picture", Path(folder))
+        name = re.sub(r"\W+", "-", alt)  # its own in the page
+        style.save(draw, name, Path(folder))
         parts = [
             f'<div class="only-{scheme}" role="img" aria-label="{escape(alt)}">'
-            + _svg(Path(folder) / f"picture-{scheme}.svg")
+            + _svg(Path(folder) / f"{name}-{scheme}.svg")
             + "</div>"
             for scheme in ("light", "dark")
         ]

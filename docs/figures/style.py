@@ -61,7 +61,6 @@ def save(draw: Callable[[Ink], Figure], name: str, folder: Path) -> None:
     """Writes `name-light.svg` and `name-dark.svg`, transparent, with real text."""
     settings = {
         "svg.fonttype": "none",
-        "svg.hashsalt": name,
         "font.family": "sans-serif",
         # Verdana has DejaVu's widths, where a reader has no DejaVu.
         "font.sans-serif": ["DejaVu Sans", "Verdana"],
@@ -80,6 +79,8 @@ def save(draw: Callable[[Ink], Figure], name: str, folder: Path) -> None:
         )
         colours |= {"axes.facecolor": "none", "figure.facecolor": "none"}
         colours |= {"grid.color": ink.line}
+        # Both may stand in one page, where a name can be defined once.
+        colours |= {"svg.hashsalt": f"{name}-{ink.name}"}
         with mpl.rc_context(settings | colours):
             figure = draw(ink)
             path = folder / f"{name}-{ink.name}.svg"
