@@ -87,7 +87,7 @@ def drop_a_shift(monkeypatch):
 def last_tie_wins(monkeypatch):
     """The right value; of several maxima the last takes the error."""
     right = maximum._first_place
-    wrong = lambda views, offsets, best: right(views[::-1], offsets[::-1], best)
+    wrong = lambda views, offsets, spec: right(views[::-1], offsets[::-1], spec)
     monkeypatch.setattr(maximum, "_first_place", wrong)
 
 

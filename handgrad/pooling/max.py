@@ -296,14 +296,20 @@ def _find_again(x, best, spec):
     places = windows.places(spec.windows)
     views = [windows.view(image, place, spec.windows) for place in places]
     offsets = [spec.offset_dtype.type(k) for k in range(len(views))]
-    return _not_in_padding(best, _first_place(views, offsets, best), spec)
+    return _not_in_padding(best, _first_place(views, offsets, spec), spec)
 
 
-def _first_place(views, offsets, best):
-    """The offset of the first view that is the best, or NaN if that is."""
-    found = jnp.broadcast_to(offsets[-1], best.shape)
+def _first_place(views, offsets, spec):
+    """The offset of the first view that is the best, or NaN if that is.
+
+    The views are compared with each other, not with the extremum: where XLA computes x
+    once more for this loop, it may round it another way, and no view would be equal.
+    """
+    better = lax.ge if spec.largest else lax.le
+    best, found = views[-1], jnp.broadcast_to(offsets[-1], views[-1].shape)
     for view, at in zip(views[-2::-1], offsets[-2::-1], strict=True):
-        found = jnp.where((view == best) | _is_nan(view), at, found)
+        wins = better(view, best) | _is_nan(view)
+        best, found = jnp.where(wins, view, best), jnp.where(wins, at, found)
     return found
 
 
@@ -346,12 +352,13 @@ def _search(image, offset, group, unit, spec):
             k + windows.view(offset, place, group)
             for k, place in zip(offsets, places, strict=True)
         ]
-    return best, _first_place(views, offsets, best)
+    return best, _first_place(views, offsets, spec)
 
 
 def _search_blocks(image, offset, dimension, w, unit, spec):
     """`_search` along a long line cut into blocks: two reductions over the block."""
     axis = image.ndim - 1 - len(spec.windows) + dimension
+    image = lax.optimization_barrier(image)  # computed once: see `_first_place`
     blocks = sharding.split(image, axis, (w.output, w.size))
     reduce, number = jnp.max if spec.largest else jnp.min, spec.offset_dtype.type
     best = reduce(blocks, axis + 1)
