@@ -207,16 +207,21 @@ TABLE = (
         kernel_gradient="gemm",
     ),
     Line(
-        lambda g: g.three_by_three and g.least >= 48 and g.most <= 192,
-        "3×3 on 48 to 128 channels, 14 to 112 px: forward and input gradient 1.3 to "
-        "1.8, kernel gradient 1.2 to 2, each alone; 0.9 with all three of one layer in "
-        "a program, 1 to 1.3 in a chain of layers; error 1 to 3 times autodiff's",
+        lambda g: (
+            g.three_by_three and g.least >= 48 and g.most <= 192 and g.pixels >= 400
+        ),
+        "3×3 on 48 to 128 channels, 28 to 112 px: forward and input gradient 1.3 to "
+        "1.8, kernel gradient 1.2 to 2, each alone; 1 to 1.3 in a chain of layers; at "
+        "8 and 16 px not faster in a network, whose memory the kernels' points fill; "
+        "error 1 to 3 times autodiff's",
         forward="winograd",
         input_gradient="winograd",
         kernel_gradient="winograd",
     ),
     Line(
-        lambda g: g.three_by_three and g.least >= 192 and g.most <= 384,
+        lambda g: (
+            g.three_by_three and g.least >= 192 and g.most <= 384 and g.pixels >= 100
+        ),
         "3×3 on 256 to 384 channels, 13 to 28 px: 1.4 to 2.4, error 1 to 3 times "
         "autodiff's",
         kernel_gradient="winograd",
