@@ -19,12 +19,23 @@ from jax.sharding import AxisType, NamedSharding, PartitionSpec
 
 import handgrad
 from handgrad._rewrite import gradients, jaxprs, replacements
+from handgrad.convolution import choose, tuned
 
 RANDOM = np.random.default_rng(0)
 X = RANDOM.standard_normal((8, 8, 6, 4))
 KERNEL = 0.3 * RANDOM.standard_normal((3, 3, 4, 4))
 LAYOUT = ("NHWC", "HWIO", "NHWC")
 LEAST = np.iinfo(np.int32).min
+
+
+# What is compared in float64 need not be fast, and compiles in half the time.
+quickly = functools.partial(
+    jax.jit,
+    compiler_options={
+        "xla_backend_optimization_level": 0,
+        "xla_llvm_disable_expensive_passes": True,
+    },
+)
 
 
 def conv(x, kernel, strides=(1, 1), padding="SAME", **options):
@@ -188,9 +199,8 @@ def test_equals_the_function(name):
         args = arrays("float64")
         assert replaced(fn, *args) == (count, [])
         ours, theirs = handgrad.rewrite(fn), fn
-        same(
-            jax.jit(everything(ours))(*args), jax.jit(everything(theirs))(*args), float
-        )
+        both = lambda *args: (everything(ours)(*args), everything(theirs)(*args))
+        same(*quickly(both)(*args), float)
         assert replaced(ours, *args) == (0, [])  # nothing is left to do
         once = jax.make_jaxpr(everything(ours))(*args)
         twice = jax.make_jaxpr(everything(handgrad.rewrite(ours)))(*args)
@@ -198,7 +208,7 @@ def test_equals_the_function(name):
         assert of_count(once, "select_and_scatter_add") == 0
 
 
-@pytest.mark.parametrize("name", ["plain", "scan", "gradient inside"])
+@pytest.mark.parametrize("name", ["plain", "gradient inside"])
 def test_float32(name):
     fn, _ = NESTED[name]
     args = arrays("float32")
@@ -277,7 +287,7 @@ def differences(options):
     outside = handgrad.rewrite(autodiff)
     assert replaced(autodiff, x, kernel) == (3, [])
     all_of = lambda *args: (inside(*args), outside(*args), autodiff(*args))
-    inside, outside, autodiff = jax.jit(all_of)(x, kernel)
+    inside, outside, autodiff = quickly(all_of)(x, kernel)
     same(inside, autodiff, float)
     same(outside, autodiff, float)
 
@@ -306,7 +316,7 @@ def pools_differ():
     with jax.enable_x64(True):
         x, kernel = arrays("float64")
         autodiff = jax.grad(lambda x: jnp.sum(jnp.sin(pools(x, kernel))))
-        same(jax.jit(handgrad.rewrite(autodiff))(x), jax.jit(autodiff)(x), float)
+        same(quickly(handgrad.rewrite(autodiff))(x), quickly(autodiff)(x), float)
 
 
 def changed(name, **changes):
@@ -436,7 +446,7 @@ def test_random_bits_types_and_tracers_from_outside():
         return {"key": key, "y": y, "half": half, "n": (weak, 2.0 * weak, kept)}
 
     args = jax.random.key(0), *arrays("float32")
-    ours, theirs = jax.jit(handgrad.rewrite(fn))(*args), jax.jit(fn)(*args)
+    ours, theirs = quickly(handgrad.rewrite(fn))(*args), quickly(fn)(*args)
     assert jax.tree.structure(ours) == jax.tree.structure(theirs)
     for a, b in zip(jax.tree.leaves(ours), jax.tree.leaves(theirs), strict=True):
         assert a.aval == b.aval
@@ -449,7 +459,7 @@ def test_random_bits_types_and_tracers_from_outside():
         return jax.grad(handgrad.rewrite(weighted))(jnp.sum(x))
 
     x, kernel = args[1:]
-    finite = jax.jit(jax.grad(outside))(kernel, x)
+    finite = quickly(jax.grad(outside))(kernel, x)
     assert bool(jnp.all(jnp.isfinite(finite)))
 
 
@@ -569,13 +579,14 @@ def test_follows_measured_choices(tmp_path):
     fn = jax.jit(conv)
     before = str(jax.make_jaxpr(handgrad.rewrite(fn))(x, kernel))
     path = tmp_path / "tuned.json"
+    jax.clear_caches()
+    with choose.recording() as asked:
+        jax.eval_shape(handgrad.rewrite(conv), x, kernel)
+    key = tuned.key(asked[0].x_shape, asked[0].kernel_shape, asked[0].spec)
+    everywhere = handgrad.ConvFormulas("gemm", "gemm", "gemm")
+    tuned.save(path, {key: tuned.Measured(everywhere, {})})
     try:
-        handgrad.tune(handgrad.rewrite(conv), x, kernel, path=path, seconds=1e-4)
-        content = json.loads(path.read_text())
-        (entry,) = content["convolutions"]
-        entry["formulas"] = dict.fromkeys(entry["formulas"], "gemm")
-        path.write_text(json.dumps(content))
-        handgrad.load_tuned(path)
+        assert handgrad.load_tuned(path) == 1
         after = str(jax.make_jaxpr(handgrad.rewrite(fn))(x, kernel))
     finally:
         handgrad.load_tuned(None)

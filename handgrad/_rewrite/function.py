@@ -26,8 +26,9 @@ def rewrite(fn: _Function, *, rules: Iterable[str] | None = None) -> _Function:
     f(x) = rewrite(f)(x), and the gradients are equal, up to rounding: each convolution
     and each maximum, minimum or sum over windows, wherever it stands (in `jit`, `scan`,
     `while_loop`, `cond`, `checkpoint`, `shard_map`, under `vmap`, in another library's
-    layers), is computed by the op of that name here. All else stays as it was. Put it
-    inside of `jax.grad` and `jax.jit`: `jax.jit(jax.grad(handgrad.rewrite(loss)))`.
+    layers), is computed by the op of that name here. All else stays as it was. Write
+    `jax.jit(jax.grad(handgrad.rewrite(loss)))`, or rewrite a whole training step: the
+    gradients that JAX took inside of it are known for what they are.
 
     As `jax.jit` does, it traces the function: arrays are tracers to it, and a change
     of an argument in place is not seen outside. Unlike `jit` it traces at every call,
@@ -40,7 +41,8 @@ def rewrite(fn: _Function, *, rules: Iterable[str] | None = None) -> _Function:
     rule here (complex numbers, integers) stays as it was; `rewrite.report` tells.
 
     The rules are `jax.custom_vjp` functions, so forward mode (`jax.jvp`, `jacfwd`,
-    `linear_transpose`) does not go through what was replaced: use `fn` itself there.
+    `linear_transpose`) of the result does not go through what was replaced: use `fn`
+    itself there. Inside of `fn` all modes work.
 
     Args:
       fn: any function of pytrees.
@@ -92,7 +94,7 @@ class Traced:
     Attributes:
       program: computes the results that are computed.
       arrays: its arguments.
-      leaves: the results in order, `None` for those that the program computes.
+      leaves: the results in order, `_COMPUTED` for those that the program computes.
       tree: the structure of the results.
     """
 
