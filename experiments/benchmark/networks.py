@@ -186,13 +186,13 @@ def run(flags: argparse.Namespace, console: Console) -> int:
     """Measures networks as the flags say, prints the table and writes the files."""
     chosen = select(flags.names)
     effort = QUICK if flags.quick else FULL
-    torch = common.load_torch(flags, console)
     path, figure = (flags.workdir / f"networks.{end}" for end in ("json", "png"))
     failures: list[dict[str, str]] = []
     rows: list[dict[str, Any]] = []
-    report = {"finished": False, **common.about(flags, torch)}
-    report |= {"failures": failures, "rows": rows}
     with common.writing_to(flags.workdir):
+        torch = common.load_torch(flags, console)
+        report = {"finished": False, **common.about(flags, torch)}
+        report |= {"failures": failures, "rows": rows}
         figure.unlink(missing_ok=True)  # an earlier run's
         write_json(path, report)
         warm_up()

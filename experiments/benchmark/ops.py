@@ -105,9 +105,9 @@ def run(flags: argparse.Namespace, console: Console) -> int:
     """Measures layers as the flags say, prints the tables and writes the files."""
     layers = select([*flags.names, *flags.filter], flags.quick)
     effort = QUICK if flags.quick else FULL
-    torch = common.load_torch(flags, console)
     path, figure = (flags.workdir / f"benchmark.{end}" for end in ("json", "png"))
     with common.writing_to(flags.workdir):
+        torch = common.load_torch(flags, console)
         figure.unlink(missing_ok=True)  # an earlier run's
         findings = Findings(common.about(flags, torch), machine_limits(effort))
         write_json(path, findings.report())
