@@ -385,7 +385,7 @@ def fit(config: Config, dataset: Dataset) -> tuple[dict[str, float], list[Record
             "compile_seconds": compile_seconds,
             "steps_per_second": steps / seconds,
             "data_wait": _mean("data_wait", run.records),
-            "checkpoint_share": run.seconds_saving / (seconds - seconds_before or 1.0),
+            "checkpoint_share": run.seconds_saving / (time.perf_counter() - began),
         }
         figures.curves(run.records, run.path / "curves.png")
         figures.predictions(dataset, predictions, run.path / "predictions.png")
