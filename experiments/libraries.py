@@ -159,7 +159,11 @@ def keras(images: jax.Array, labels: jax.Array, width: int) -> Task:
             layers.DepthwiseConv2D(3, padding="same", **activated),
             layers.Conv2D(2 * width, 1, **activated),
             layers.MaxPooling2D(2, 2, dtype=kinds["dtype"]),
-            layers.GlobalAveragePooling2D(dtype=kinds["dtype"]),
+            # GlobalAveragePooling2D means in float32, whatever the dtype.
+            layers.Lambda(
+                lambda x: keras_.ops.sum(x, (1, 2)) / (x.shape[1] * x.shape[2]),
+                dtype=kinds["dtype"],
+            ),
             layers.Dense(CLASSES, dtype=kinds["dtype"]),
         ]
     )
