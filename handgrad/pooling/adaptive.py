@@ -28,7 +28,12 @@ from jax import lax
 
 from handgrad import arguments
 from handgrad.pooling.average import AverageSpec, average
-from handgrad.pooling.max import ExtremumSpec, autodiff_extremum, extremum
+from handgrad.pooling.max import (
+    ExtremumSpec,
+    autodiff_extremum,
+    extremum,
+    search_in_one_pass,
+)
 from handgrad.rules import RULES, register
 from handgrad.windows import Window, Windows
 
@@ -294,17 +299,16 @@ def _bin_maxima_fwd(x, spec):
     for i in reversed(range(len(units))):
         axis, bins = _first_axis(x, spec) + i, spec.bins[i]
 
-        def first(part, found, axis=axis, unit=units[i]):
-            best = jnp.max(part, axis, keepdims=True)
-            place = unit * np.arange(part.shape[axis])
-            at = found + _along(place, axis, part.ndim, dtype)
-            same = (part == best) | (part != part)
-            last = dtype(np.iinfo(dtype).max)
-            return jnp.min(jnp.where(same, at, last), axis, keepdims=True)
-
+        first = functools.partial(_first_offset, axis=axis, unit=dtype(units[i]))
         y, offset = _maxima(y, bins, axis), _bins(bins, axis, first, y, offset)
     residuals = (offset,)  # where the maximum was in its bin
     return y, residuals
+
+
+def _first_offset(part, found, *, axis, unit):
+    best = jnp.max, lax.argmax
+    _, at = search_in_one_pass(best, part, found, axis=axis, unit=unit)
+    return lax.expand_dims(at, [axis])
 
 
 def _units(sizes):

@@ -356,21 +356,68 @@ def _search(image, offset, group, unit, spec):
 
 
 def _search_blocks(image, offset, dimension, w, unit, spec):
-    """`_search` along a long line cut into blocks: two reductions over the block."""
+    """`_search` along a long line cut into blocks, from pixel to pixel or in one pass.
+
+    Not by a maximum and a search for what equals it: see `_first_place`. A loop reads
+    pixels that are written down; `argmax` knows the place from where it found the best.
+    """
     axis = image.ndim - 1 - len(spec.windows) + dimension
-    image = lax.optimization_barrier(image)  # computed once: see `_first_place`
-    blocks = sharding.split(image, axis, (w.output, w.size))
-    reduce, number = jnp.max if spec.largest else jnp.min, spec.offset_dtype.type
-    best = reduce(blocks, axis + 1)
-    ones = [1] * (blocks.ndim - axis - 2)
-    offsets = (unit * np.arange(w.size).astype(number)).reshape(
-        [1] * (axis + 1) + [w.size] + ones
-    )
+    arrays = [a for a in (image, offset) if a is not None]
+    arrays = [sharding.split(a, axis, (w.output, w.size)) for a in arrays]
+    axis, number = axis + 1, spec.offset_dtype.type
+
+    def pixel_by_pixel(blocks, *found):
+        def pixel(i):
+            value, *places = (
+                lax.dynamic_index_in_dim(a, i, axis, keepdims=False)
+                for a in (blocks, *found)
+            )
+            at = number(unit) * jnp.astype(i, number)
+            return value, sum(places, lax.full_like(value, at, number))
+
+        def step(i, state):
+            (best, offset), (value, at) = state, pixel(i)
+            wins = (lax.gt if spec.largest else lax.lt)(value, best)
+            wins = wins | (_is_nan(value) & ~_is_nan(best))
+            return jnp.where(wins, value, best), jnp.where(wins, at, offset)
+
+        return lax.fori_loop(1, w.size, step, pixel(jnp.int32(0)))
+
+    def in_one_pass(*arrays):
+        best = (jnp.max, lax.argmax) if spec.largest else (jnp.min, lax.argmin)
+        return search_in_one_pass(best, *arrays, axis=axis, unit=number(unit))
+
+    where = sharding.of(arrays[0])
+    if where is not None and where.spec[axis] is not None:
+        return in_one_pass(*arrays)  # no device has the whole line
+    return lax.platform_dependent(*arrays, cpu=pixel_by_pixel, default=in_one_pass)
+
+
+def search_in_one_pass(
+    best: tuple[Callable[..., Any], Callable[..., Any]],
+    values: jax.Array,
+    offset: jax.Array | None = None,
+    *,
+    axis: int,
+    unit: np.unsignedinteger,
+) -> tuple[jax.Array, jax.Array]:
+    """The best along an axis, and the offset of the first: its own, plus unit · place.
+
+    Args:
+      best: what finds its value and its place, `(jnp.max, lax.argmax)` say.
+      values: where to search.
+      offset: what each place counts for already, of the same shape; nothing if `None`.
+      axis: along which; it is gone in the results.
+      unit: what a step along it counts for, in the offsets' dtype.
+    """
+    reduce, find = best
+    place = find(values, axis, np.int32)
+    found = unit * place.astype(unit.dtype)
     if offset is not None:
-        offsets = offsets + sharding.split(offset, axis, (w.output, w.size))
-    same = (blocks == lax.expand_dims(best, [axis + 1])) | _is_nan(blocks)
-    none = number(np.iinfo(number).max)
-    return best, jnp.min(jnp.where(same, offsets, none), axis + 1)
+        here = lax.broadcasted_iota(np.int32, offset.shape, axis)
+        here = here == lax.expand_dims(place, [axis])
+        found = found + jnp.max(jnp.where(here, offset, unit.dtype.type(0)), axis)
+    return reduce(values, axis), found
 
 
 def _hand_back(dy, offset, spec):
