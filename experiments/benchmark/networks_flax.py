@@ -10,17 +10,9 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 
+from experiments.models.mobilenet import LAST, STAGES, STEM
+
 CLASSES = 10
-# Expansion, channels, blocks and stride of each stage of MobileNetV2: its table 2.
-STAGES = (
-    (1, 16, 1, 1),
-    (6, 24, 2, 2),
-    (6, 32, 3, 2),
-    (6, 64, 4, 2),
-    (6, 96, 3, 1),
-    (6, 160, 3, 2),
-    (6, 320, 1, 1),
-)
 
 
 class Network(NamedTuple):
@@ -80,6 +72,18 @@ def build(nn: Any, network: Network) -> Any:
             x = nn.relu(nn.Dense(128)(x))
             return nn.Dense(CLASSES)(x)
 
+    def layer(x, width, size=3, strides=1, groups=1):
+        """A convolution without a bias, and a batch norm."""
+        x = nn.Conv(
+            width,
+            (size, size),
+            strides,
+            padding=size // 2,
+            feature_group_count=groups,
+            use_bias=False,
+        )(x)
+        return nn.BatchNorm(use_running_average=False, momentum=0.9)(x)
+
     class ResNet(nn.Module):
         """He et al. 2016, arXiv:1512.03385; with groups, after Xie et al. 2017."""
 
@@ -89,17 +93,6 @@ def build(nn: Any, network: Network) -> Any:
 
         @nn.compact
         def __call__(self, x):
-            def layer(x, width, size=3, strides=1, groups=1):
-                x = nn.Conv(
-                    width,
-                    (size, size),
-                    strides,
-                    padding=size // 2,
-                    feature_group_count=groups,
-                    use_bias=False,
-                )(x)
-                return nn.BatchNorm(use_running_average=False, momentum=0.9)(x)
-
             x = nn.relu(layer(x, self.widths[0], 7, 2))
             x = nn.max_pool(x, (3, 3), (2, 2), padding=((1, 1), (1, 1)))
             for stage, width in enumerate(self.widths):
@@ -116,32 +109,21 @@ def build(nn: Any, network: Network) -> Any:
         """Sandler et al. 2018, arXiv:1801.04381."""
 
         stages: Sequence[tuple[int, int, int, int]] = STAGES
-        stem: int = 32
-        last: int = 1280
+        stem: int = STEM
+        last: int = LAST
 
         @nn.compact
         def __call__(self, x):
-            def layer(x, width, size=1, strides=1, groups=1):
-                x = nn.Conv(
-                    width,
-                    (size, size),
-                    strides,
-                    padding=size // 2,
-                    feature_group_count=groups,
-                    use_bias=False,
-                )(x)
-                return nn.BatchNorm(use_running_average=False, momentum=0.9)(x)
-
             x = nn.relu6(layer(x, self.stem, 3, 2))
             for expansion, width, blocks, first in self.stages:
                 for block in range(blocks):
                     strides = 1 if block else first
                     hidden = expansion * x.shape[-1]
-                    y = nn.relu6(layer(x, hidden)) if expansion != 1 else x
+                    y = nn.relu6(layer(x, hidden, 1)) if expansion != 1 else x
                     y = nn.relu6(layer(y, hidden, 3, strides, hidden))
-                    y = layer(y, width)
+                    y = layer(y, width, 1)
                     x = x + y if x.shape == y.shape else y
-            x = nn.relu6(layer(x, self.last))
+            x = nn.relu6(layer(x, self.last, 1))
             return nn.Dense(CLASSES)(jnp.mean(x, (1, 2)))
 
     modules = {each.__name__: each for each in (LeNet5, VGG, ResNet, MobileNetV2)}

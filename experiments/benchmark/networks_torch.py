@@ -10,7 +10,8 @@ from typing import Any
 
 import numpy as np
 
-from experiments.benchmark.networks_flax import STAGES, Network
+from experiments.benchmark.networks_flax import Network
+from experiments.models.mobilenet import STAGES
 
 
 class Step:

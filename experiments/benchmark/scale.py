@@ -2,8 +2,8 @@
 
 `python -m experiments.benchmark scale` takes one network, a stack of 3×3 convolutions
 written with Flax, and makes it larger along one axis at a time: batch, image, channels,
-depth. Two sides train it from the same parameters in turn: Flax as it is, and Flax with
-handgrad's functions in place of lax's. It prints tables and writes `scale.json` and, in
+depth. Two sides train it from the same parameters in turn: Flax as it is, and the same
+with the layers of `handgrad.linen`. It prints tables and writes `scale.json` and, in
 log-log plots, `scale.png`.
 
 In `scale.json`, `points` has an entry for each size and side:
@@ -21,7 +21,6 @@ and to waiting for data.
 """
 
 import argparse
-import functools
 import statistics
 import tempfile
 import time
@@ -40,6 +39,7 @@ from rich.console import Console
 from rich.table import Table
 
 import handgrad
+import handgrad.linen
 from experiments import data, distributed, pipeline, train
 from experiments.checkpoints import Checkpoints
 from experiments.config import Config
@@ -73,17 +73,13 @@ class Network(nn.Module):
     @nn.compact
     def __call__(self, x: jax.Array) -> jax.Array:
         """Logits `(batch, classes)` of images `(batch, height, width, channels)`."""
-        conv, dense, relu, max_pool = nn.Conv, nn.Dense, nn.relu, nn.max_pool
-        if self.ours:
-            hook = handgrad.conv_general_dilated
-            conv = functools.partial(nn.Conv, conv_general_dilated=hook)
-            dense = functools.partial(nn.Dense, dot_general=handgrad.dot_general)
-            relu, max_pool = handgrad.relu, handgrad.max_pool
-        x = relu(conv(self.channels, (3, 3), name="stem")(x))
-        x = max_pool(x, (2, 2), strides=(2, 2))
+        layers = handgrad.linen if self.ours else nn
+        x = nn.relu(layers.Conv(self.channels, (3, 3), name="stem")(x))
+        x = layers.max_pool(x, (2, 2), strides=(2, 2))
         for index in range(self.depth):
-            x = relu(conv(self.channels, (3, 3), name=f"conv{index + 1}")(x))
-        return dense(CLASSES, name="head")(x.mean(axis=(1, 2)))
+            conv = layers.Conv(self.channels, (3, 3), name=f"conv{index + 1}")
+            x = nn.relu(conv(x))
+        return layers.Dense(CLASSES, name="head")(x.mean(axis=(1, 2)))
 
 
 class Point(NamedTuple):

@@ -7,6 +7,7 @@ end its channels; the axes between them are its spatial dimensions. A `base_dila
 puts e − 1 elements between neighbours that never win and add nothing.
 """
 
+import functools
 from collections.abc import Sequence
 
 import jax
@@ -59,7 +60,7 @@ def reduce_window_max(
     """
     geometry = (window_dimensions, window_strides, padding)
     dilations = (base_dilation, window_dilation)
-    return _extremum("reduce_window_max", operand, geometry, dilations, implementation)
+    return _reduced("reduce_window_max", operand, geometry, dilations, implementation)
 
 
 def reduce_window_min(
@@ -102,15 +103,7 @@ def reduce_window_min(
     """
     geometry = (window_dimensions, window_strides, padding)
     dilations = (base_dilation, window_dilation)
-    return _extremum("reduce_window_min", operand, geometry, dilations, implementation)
-
-
-def _extremum(op, operand, geometry, dilations, implementation) -> jax.Array:
-    x = arguments.array(op, "operand", operand)
-    x, spec, ending = _as_pool(op, x, *geometry, *dilations)
-    spec = ExtremumSpec(spec, largest=op == "reduce_window_max")
-    y = RULES[op].choose(implementation, spec)(x, spec)
-    return lax.squeeze(y, [y.ndim - 1]) if ending else y
+    return _reduced("reduce_window_min", operand, geometry, dilations, implementation)
 
 
 def reduce_window_sum(
@@ -150,10 +143,23 @@ def reduce_window_sum(
 
     Source: FORMULAS A4 and B7.
     """
-    op = "reduce_window_sum"
+    geometry = (window_dimensions, window_strides, padding)
+    dilations = (base_dilation, window_dilation)
+    return _reduced("reduce_window_sum", operand, geometry, dilations, implementation)
+
+
+# What is static beside the windows: whether the largest wins.
+_SPECS = {
+    "reduce_window_max": ExtremumSpec,
+    "reduce_window_min": functools.partial(ExtremumSpec, largest=False),
+    "reduce_window_sum": lambda windows: windows,
+}
+
+
+def _reduced(op, operand, geometry, dilations, implementation) -> jax.Array:
     x = arguments.array(op, "operand", operand)
-    geometry = (window_strides, padding, base_dilation, window_dilation)
-    x, spec, ending = _as_pool(op, x, window_dimensions, *geometry)
+    x, described, ending = _as_pool(op, x, *geometry, *dilations)
+    spec = _SPECS[op](described)
     y = RULES[op].choose(implementation, spec)(x, spec)
     return lax.squeeze(y, [y.ndim - 1]) if ending else y
 

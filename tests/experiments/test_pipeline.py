@@ -53,19 +53,21 @@ def test_parts_of_a_batch_are_in_its_order(parts):
         np.testing.assert_array_equal(together, whole[index][1])
 
 
-@pytest.mark.parametrize("mesh", [None, "data=4,space=2"])
-def test_batches_go_on_from_a_position(mesh):
+@pytest.mark.parametrize(
+    ("position", "mesh"), [(0, None), (1, None), (3, None), (9, "data=4,space=2")]
+)
+def test_batches_go_on_from_a_position(position, mesh):
     dataset = data.load("synthetic")
     config = Config(dataset="synthetic", mesh=mesh, workdir="none")
     layout = distributed.make_layout(config, dataset.image_shape)
     new = lambda: pipeline.Batches(dataset, layout, batch_size=64, seed=3)
     batches, again = new(), new()
     drawn = pipeline.batches(dataset, batch_size=64, seed=3)
-    for _ in range(9):  # into the second epoch
+    for _ in range(position):  # 9 is in the second epoch
         next(batches)
-    assert batches.position == {"next_index": 9}
+    assert batches.position == {"next_index": position}
     again.position = batches.position
-    for index in (9, 10):
+    for index in range(position, position + 5):
         for a, b, e in zip(next(batches), next(again), drawn[index], strict=True):
             np.testing.assert_array_equal(a, e)
             np.testing.assert_array_equal(b, e)
