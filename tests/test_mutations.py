@@ -14,7 +14,7 @@ from handgrad import (
     elementwise,
     local_response,
     measure,
-    normalization,
+    reductions,
     windows,
 )
 from handgrad.activation import log_sum_exp
@@ -167,13 +167,13 @@ def mistake_a_logarithm(monkeypatch):
 
 
 def forget_a_mean(monkeypatch):
-    right = normalization.reductions.two_totals
+    right = reductions.two_totals
 
     def wrong(*args):
         first, second = right(*args)
         return first, second * 0.999
 
-    monkeypatch.setattr(normalization.reductions, "two_totals", wrong)
+    monkeypatch.setattr(reductions, "two_totals", wrong)
 
 
 def spoil_a_cotangent(monkeypatch):
