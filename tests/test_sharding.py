@@ -453,6 +453,36 @@ def test_rows_of_images_on_eight_devices(name):
             assert columns in (4, 8)
 
 
+EXPLICIT_ROWS = {
+    "3x3": ({}, [(2, 32, 32, 64), (3, 3, 64, 64)]),  # elsewhere by winograd
+    "strided": ({"strides": 2}, [(2, 32, 8, 4), (3, 3, 4, 4)]),
+    "1x1": ({}, [(2, 32, 8, 4), (1, 1, 4, 8)]),
+    "depthwise": ({"feature_group_count": 8}, [(2, 32, 8, 8), (3, 3, 1, 8)]),
+}
+
+
+@pytest.mark.parametrize("name", EXPLICIT_ROWS)
+def test_rows_that_an_explicit_mesh_splits(name):
+    """The default is XLA's own convolution; no other formula is taken there."""
+    options, shapes = EXPLICIT_ROWS[name]
+    function = functools.partial(handgrad.conv, **options)
+    arguments = arrays_of(*shapes)
+    run = measure.forward_and_backward(lambda x, kernel: function(x, kernel))
+    dy = arrays_of(jax.eval_shape(function, *arguments).shape)[0]
+    expected = run({"x": arguments[0], "kernel": arguments[1]}, dy)
+    grid = jax.make_mesh((4,), ("space",), axis_types=(AxisType.Explicit,))
+    with jax.set_mesh(grid):
+        rows, whole = NamedSharding(grid, ROWS), NamedSharding(grid, P(*[None] * 4))
+        x, kernel = jax.device_put(tuple(arguments), (rows, whole))
+        placed = {"x": x, "kernel": kernel}, jax.device_put(dy, rows)
+        y, cotangents = run(*placed)
+        with pytest.raises(ValueError, match="pixels that an explicit mesh splits"):
+            function(x, kernel, implementation="taps")
+    assert_close((y, cotangents), expected)
+    assert y.sharding.is_equivalent_to(rows, 4)
+    assert cotangents["x"].sharding.is_equivalent_to(rows, 4)
+
+
 CHANNELS = P(None, None, None, "model")
 LAYERS = {
     "dense": (handgrad.dense, [(16, 32), (32, 64)]),

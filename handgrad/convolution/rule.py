@@ -172,6 +172,17 @@ def _best(spec: ConvSpec):
     return core
 
 
+def _unsuitable(name: str, module: Any, spec: ConvSpec) -> str | None:
+    """Why a formula cannot do this convolution, or `None` if it can.
+
+    Of pixels that are split over devices XLA's own convolution exchanges the halos. The
+    others pad and cut, which JAX does of an explicitly split axis for some sizes only.
+    """
+    if name != "rot180" and spec.splits_pixels:
+        return f"'{name}' does no pixels that an explicit mesh splits"
+    return module.unsuitable(spec)
+
+
 def register_rule(op: str) -> None:
     """Registers a public op that computes by this rule."""
     register(
@@ -181,7 +192,7 @@ def register_rule(op: str) -> None:
         formulas={
             name: Formula(
                 _with_formulas(("default", ConvFormulas(name, name, name))),
-                module.unsuitable,
+                functools.partial(_unsuitable, name, module),
                 getattr(module, "rounding", 1.0),
             )
             for name, module in FORMULAS.items()

@@ -26,11 +26,9 @@ from handgrad.convolution.spec import ConvSpec
 
 
 def unsuitable(spec: ConvSpec) -> str | None:
-    """A slice must be a convolution, and frames are merged with examples."""
+    """A slice must be a convolution."""
     if len(spec.windows) < 2:
         return f"'slices' does 2 dimensions or more, not {len(spec.windows)}"
-    if spec.x_sharding is not None and spec.x_sharding.spec[1] is not None:
-        return "'slices' does no first dimension that an explicit mesh splits"
     return None
 
 

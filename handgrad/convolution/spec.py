@@ -51,3 +51,8 @@ class ConvSpec:
     kernel_sharding: NamedSharding | None = None
     y_sharding: NamedSharding | None = None
     formulas: tuple[tuple[str, ConvFormulas], ...] = ()
+
+    @property
+    def splits_pixels(self) -> bool:
+        """Whether an explicit mesh splits images of x along a spatial dimension."""
+        return self.x_sharding is not None and any(self.x_sharding.spec[1:-1])
