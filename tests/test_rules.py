@@ -12,8 +12,9 @@ from handgrad import cases, measure
 from handgrad.testing import ALL, check_rule
 
 PAIRS = list(measure.pairs())
-# Transformations do not depend on the geometry: two small cases a formula suffice, and
-# for the other signatures of the convolution rule one formula.
+# Transformations do not depend on the geometry: two small cases a formula suffice, one
+# on the oldest and one on the newest JAX, and for the other signatures of the
+# convolution rule one formula.
 ONE_FORMULA = {"conv_general_dilated": "rot180", "conv_transpose": "transposed"}
 FIRST, SECOND = (
     [
@@ -34,7 +35,11 @@ FIRST, SECOND = (
     ]
     for number in range(2)
 )
-SMALL = [*FIRST, *(pytest.param(*pair, marks=pytest.mark.second) for pair in SECOND)]
+SMALL = [
+    pytest.param(*pair, marks=mark)
+    for pairs, mark in ((FIRST, pytest.mark.first), (SECOND, pytest.mark.second))
+    for pair in pairs
+]
 ONE = {rule.name for rule in handgrad.RULES.values() if len(rule.formulas) == 1}
 # Several devices are in test_sharding.py; what is exported, is called below.
 CHECKS = [c for c in ALL if c not in ("shard_map", "explicit_mesh", "export")]
