@@ -262,3 +262,35 @@ def test_the_default_of_a_depthwise_convolution_transforms(transform):
         expected, actual = second("autodiff"), second(None)
     for a, b in zip(actual, expected, strict=True):
         np.testing.assert_allclose(a, b, rtol=1e-3, atol=1e-3 * float(jnp.abs(b).max()))
+
+
+def flops(function, *arguments):
+    return jax.jit(function).lower(*arguments).compile().cost_analysis()["flops"]
+
+
+def taps(x, kernel, groups=1):
+    return handgrad.conv(x, kernel, feature_group_count=groups, implementation="taps")
+
+
+def test_what_reads_a_sum_over_places_does_not_compute_it_again():
+    """Relu and the two loops of a max pool read y."""
+    x, kernel = normal(4, 12, 12, 1), normal(5, 5, 1, 6)
+
+    def loss(kernel):
+        return handgrad.max_pool(handgrad.relu(taps(x, kernel)), (2, 2), (2, 2)).sum()
+
+    # y, and the kernel's gradient.
+    assert flops(jax.grad(loss), kernel) < 2.5 * flops(taps, x, kernel)
+
+
+def test_the_places_of_a_kernel_do_not_compute_their_errors_again():
+    """The error of a depthwise layer is batch norm's gradient, of a dozen steps."""
+    x, kernel, scale = normal(4, 12, 12, 6), normal(3, 3, 1, 6), jnp.ones(6)
+
+    def loss(kernel):
+        y = taps(x, kernel, groups=6)
+        y = handgrad.batch_norm(y, scale, scale, activation="relu")
+        return jnp.sum(y**2)
+
+    once = flops(lambda x, kernel: taps(x, kernel, groups=6), x, kernel)
+    assert flops(jax.grad(loss), kernel) < 5 * once

@@ -9,8 +9,8 @@ elementwise: a handful of multiplications a pixel, which no engine for matrix pr
 is made for. A 1×1 kernel has one place: all three directions are one matrix product,
 after a strided slice.
 
-The padded image is made once, behind a barrier: fused into the sum it would be made
-anew for every place. Source: FORMULAS B3.
+The padded image is made once, and so is each sum: fused into what reads it it would be
+made anew for every place. Source: FORMULAS B3.
 """
 
 import dataclasses
@@ -22,6 +22,7 @@ import jax.numpy as jnp
 from jax import lax
 
 from handgrad import arguments, sharding, windows
+from handgrad.buffers import written_down
 from handgrad.convolution.spec import ConvSpec
 
 # Each place is a term of its own to compile: 8×8 is where that stops being few.
@@ -42,7 +43,7 @@ def forward(x: jax.Array, kernel: jax.Array, spec: ConvSpec) -> jax.Array:
     """y = Σ_kl x[k,l] · kernel[k,l]: [n p q g c] [c g o] -> [n p q g o] a place."""
     dtype = spec.preferred_element_type or x.dtype
     if _is_depthwise(kernel.shape[-2:], spec):
-        image = lax.optimization_barrier(windows.pad(x, spec.windows))
+        image = _image(x, spec)
         products = (
             _times(windows.view(image, place, spec.windows), kernel[place], dtype)
             for place in windows.places(spec.windows)
@@ -53,7 +54,7 @@ def forward(x: jax.Array, kernel: jax.Array, spec: ConvSpec) -> jax.Array:
         _product("...gc,cgo->...go", view, kernel[place], spec, where)
         for place, view in _views(x, spec)
     )
-    return _merge(functools.reduce(jnp.add, terms)).astype(dtype)
+    return _sum(_merge(functools.reduce(jnp.add, terms)).astype(dtype), spec)
 
 
 def input_gradient(dy: jax.Array, kernel: jax.Array, spec: ConvSpec) -> jax.Array:
@@ -71,7 +72,7 @@ def input_gradient(dy: jax.Array, kernel: jax.Array, spec: ConvSpec) -> jax.Arra
     def piece(*place):
         return _merge(_product("...go,cgo->...gc", errors, kernel[place], spec, where))
 
-    return windows.spread(piece, spec.windows).astype(dy.dtype)
+    return _sum(windows.spread(piece, spec.windows).astype(dy.dtype), spec)
 
 
 def kernel_gradient(x: jax.Array, dy: jax.Array, spec: ConvSpec) -> jax.Array:
@@ -90,6 +91,19 @@ def kernel_gradient(x: jax.Array, dy: jax.Array, spec: ConvSpec) -> jax.Array:
         ]
     dkernel = _merge(jnp.stack(places)).astype(x.dtype)
     return sharding.split(dkernel, 0, tuple(w.size for w in spec.windows))
+
+
+def _sum(total: jax.Array, spec: ConvSpec) -> jax.Array:
+    """A sum over the places: once, and not in each loop that reads it."""
+    return written_down(total) if any(w.size > 1 for w in spec.windows) else total
+
+
+def _image(x: jax.Array, spec: ConvSpec) -> jax.Array:
+    """The padded image, made once for all places."""
+    image = windows.pad(x, spec.windows)
+    if image is x and any(w.size > 1 for w in spec.windows):
+        return written_down(x)
+    return lax.optimization_barrier(image)
 
 
 def _is_depthwise(channels: tuple[int, ...], spec: ConvSpec) -> bool:
@@ -118,8 +132,6 @@ def _sums_of_products(x, dy, spec: ConvSpec) -> list[jax.Array]:
     where = sharding.of(dy)
     at_once = max(_BLOCK * pixels[0] // max(dy.size, 1), 1)
     steps = -(-pixels[0] // at_once)
-    if where is not None and where.spec[1] is not None:
-        steps = 1  # rows that an explicit mesh splits stay where they are
     rows = -(-pixels[0] // max(steps, 1))
     image = windows.pad(x, spec.windows)
     first = spec.windows[0]
@@ -132,7 +144,9 @@ def _sums_of_products(x, dy, spec: ConvSpec) -> list[jax.Array]:
         image, dy = _longer(image, more * first.stride), _longer(dy, more)
         reach = (rows - 1) * first.stride + first.extent
         block = (dataclasses.replace(block[0], input=reach), *block[1:])
-    image, dy = lax.optimization_barrier((image, dy))
+        image, dy = lax.optimization_barrier((image, dy))
+    else:  # what a loop reads is written down anyway
+        image, dy = _image(x, spec), written_down(dy)
 
     def step(i: jax.Array | int, sums: tuple[jax.Array, ...]) -> tuple[jax.Array, ...]:
         errors, seen = dy, image
@@ -163,7 +177,7 @@ def _longer(x: jax.Array, rows: int) -> jax.Array:
 
 def _views(x: jax.Array, spec: ConvSpec):
     """Each place with the pixel that every window sees there, [n p q g c/g]."""
-    image = lax.optimization_barrier(windows.pad(x, spec.windows))
+    image = _image(x, spec)
     for place in windows.places(spec.windows):
         yield place, _split(windows.view(image, place, spec.windows), spec)
 

@@ -33,6 +33,7 @@ import numpy as np
 from jax import lax
 
 from handgrad import arguments, sharding, windows
+from handgrad.buffers import written_down
 from handgrad.pooling.arguments import image_and_windows
 from handgrad.pooling.upsample import largest, upsample
 from handgrad.rules import RULES, register
@@ -196,7 +197,7 @@ def extremum_and_offset(x, spec) -> tuple[jax.Array, jax.Array]:
     """The extremum of each window and the first place that has it."""
     found: Any = _find(x, spec)
     best, offset = found
-    return best, _written_down(offset) if x.size >= SMALL_IMAGE else offset
+    return best, written_down(offset) if x.size >= SMALL_IMAGE else offset
 
 
 def _extremum_and_offset_fwd(x, spec):
@@ -447,20 +448,3 @@ def _first_real(spec):
     for w in spec.windows:
         first = first[..., None] * w.size + np.argmax(w.real(), axis=1)
     return first[..., None].astype(spec.offset_dtype)
-
-
-def _written_down(offset: jax.Array) -> jax.Array:
-    """The same numbers, which the backward pass reads rather than computes again.
-
-    Left to itself, XLA on a CPU moves the search into the backward pass's loop: once
-    for each pixel of the window, and the input stays alive. A reduction it does not
-    move; this one is a maximum with zero.
-    """
-
-    def reduced(offset):
-        nothing = arguments.zero(offset.dtype)
-        config = [(0, 1, 0), *[(0, 0, 0)] * offset.ndim]
-        pair = lax.pad(lax.expand_dims(offset, [0]), nothing, config)
-        return lax.reduce_max(pair, (0,))
-
-    return lax.platform_dependent(offset, cpu=reduced, default=lambda offset: offset)
