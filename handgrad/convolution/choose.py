@@ -18,6 +18,7 @@ import numpy as np
 from handgrad.convolution import phases, taps, transposed, tuned, winograd
 from handgrad.convolution.spec import ConvFormulas, ConvSpec
 from handgrad.rules import RULES
+from handgrad.windows import Window
 
 DIRECTIONS = ("forward", "input_gradient", "kernel_gradient")
 ANYWHERE = ConvFormulas("rot180", "rot180", "rot180")
@@ -87,6 +88,16 @@ class Geometry:
     def pixels(self) -> int:
         """Pixels of y in one example, P·Q."""
         return math.prod(w.output for w in self.spec.windows)
+
+    @property
+    def examples(self) -> int:
+        """N."""
+        return self.x_shape[0]
+
+    def smaller_than_kernel(self, length: Callable[[Window], int]) -> bool:
+        """Whether the pixels are few, and fewer than the kernel's in a dimension."""
+        few = any(length(w) < w.size for w in self.spec.windows)
+        return few and self.pixels <= 64
 
     @property
     def strided(self) -> bool:
@@ -207,15 +218,48 @@ TABLE = (
         kernel_gradient="gemm",
     ),
     Line(
+        lambda g: g.groups == 1 and g.smaller_than_kernel(lambda w: w.input),
+        "an image smaller than the kernel, which XLA has no fast engine for: 3×3 on "
+        "2 px 4 to 37, 5×5 on 4 px 3",
+        forward="gemm",
+    ),
+    Line(
+        lambda g: g.groups == 1 and g.smaller_than_kernel(lambda w: w.output),
+        "an error smaller than the kernel: 3×3 on 2 px 4 to 70, 3×3/2 on 4 px 56",
+        input_gradient="gemm",
+    ),
+    Line(
         lambda g: (
-            g.three_by_three and g.least >= 48 and g.most <= 192 and g.pixels >= 400
+            g.groups == 1
+            and g.places > 1
+            and g.least >= 256
+            and g.examples * g.pixels <= (400 if g.most >= 512 else 128)
         ),
-        "3×3 on 48 to 128 channels, 28 to 112 px: forward and input gradient 1.3 to "
-        "1.8, kernel gradient 1.2 to 2, each alone; 1 to 1.3 in a chain of layers; at "
-        "8 and 16 px not faster in a network, whose memory the kernels' points fill; "
-        "error 1 to 3 times autodiff's",
+        "more channels than pixels, whose kernel costs more to transpose than to use: "
+        "3×3 on 512 channels, 8 images of 4 px 2.5, of 7 px 1.3, 3×3/2 2.5",
+        input_gradient="gemm",
+    ),
+    Line(
+        lambda g: (
+            g.three_by_three and g.least >= 48 and g.most <= 192 and g.pixels >= 200
+        ),
+        "3×3 on 48 to 128 channels, 14 to 112 px: forward and input gradient 1.3 to 2, "
+        "kernel gradient 1.2 to 2, each alone; 1 to 1.3 in a chain of layers; at 8 px "
+        "not faster in a network, whose memory the kernels' points fill; error 1 to 3 "
+        "times autodiff's",
         forward="winograd",
         input_gradient="winograd",
+        kernel_gradient="winograd",
+    ),
+    Line(
+        lambda g: (
+            g.three_by_three
+            and g.least >= 32
+            and g.most <= 192
+            and g.pixels >= 200
+            and g.examples * g.pixels >= 2**13
+        ),
+        "3×3 on 32 to 64 channels, 16 to 224 px: 1.2 to 2.2",
         kernel_gradient="winograd",
     ),
     Line(
