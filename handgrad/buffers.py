@@ -7,6 +7,8 @@ batch norm's gradient into the nine sums of a depthwise kernel's. An
 reduction.
 """
 
+import functools
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -17,19 +19,22 @@ def written_down(x: jax.Array) -> jax.Array:
     """The same numbers, which others read rather than compute again.
 
     Args:
-      x: real numbers; complex ones are left as they are.
+      x: real numbers; those of less than a byte are left as they are.
     """
-    if jnp.iscomplexobj(x):
+    floating = jnp.issubdtype(x.dtype, jnp.floating)
+    size = (jnp.finfo if floating else jnp.iinfo)(x.dtype).bits
+    if size % 8:
         return x
-    return lax.platform_dependent(x, cpu=_reduced, default=lambda x: x)
+    reduced = functools.partial(_reduced, dtype=np.dtype(f"uint{size}"))
+    return lax.platform_dependent(x, cpu=reduced, default=lambda x: x)
 
 
-def _reduced(x: jax.Array) -> jax.Array:
+def _reduced(x: jax.Array, dtype: np.dtype) -> jax.Array:
     """The maximum with zero of the bits, which XLA computes and stores in one loop.
 
     Of floating-point numbers it would be two more passes: a library's reduction.
     """
-    bits = lax.bitcast_convert_type(x, np.dtype(f"uint{8 * x.dtype.itemsize}"))
+    bits = lax.bitcast_convert_type(x, dtype)
     config = [(0, 1, 0), *[(0, 0, 0)] * x.ndim]
-    pair = lax.pad(lax.expand_dims(bits, [0]), np.zeros((), bits.dtype), config)
+    pair = lax.pad(lax.expand_dims(bits, [0]), np.zeros((), dtype), config)
     return lax.bitcast_convert_type(lax.reduce_max(pair, (0,)), x.dtype)
