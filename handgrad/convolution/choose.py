@@ -95,9 +95,9 @@ class Geometry:
         return self.x_shape[0]
 
     def smaller_than_kernel(self, length: Callable[[Window], int]) -> bool:
-        """Whether the pixels are few, and fewer than the kernel's in a dimension."""
-        few = any(length(w) < w.size for w in self.spec.windows)
-        return few and self.pixels <= 64
+        """Whether the pixels are few, and fewer than the kernel's places, 3 or more."""
+        few = all(length(w) < w.size > 2 for w in self.spec.windows)
+        return few and self.dimensions > 0 and self.pixels <= 64
 
     @property
     def strided(self) -> bool:
@@ -218,14 +218,21 @@ TABLE = (
         kernel_gradient="gemm",
     ),
     Line(
-        lambda g: g.groups == 1 and g.smaller_than_kernel(lambda w: w.input),
+        lambda g: (
+            g.groups == 1 and g.least >= 32 and g.smaller_than_kernel(lambda w: w.input)
+        ),
         "an image smaller than the kernel, which XLA has no fast engine for: 3×3 on "
-        "2 px 4 to 37, 5×5 on 4 px 3",
+        "512 channels of 2 px 18; 5×5 on 4 px 3; with 3 channels half as fast",
         forward="gemm",
     ),
     Line(
-        lambda g: g.groups == 1 and g.smaller_than_kernel(lambda w: w.output),
-        "an error smaller than the kernel: 3×3 on 2 px 4 to 70, 3×3/2 on 4 px 56",
+        lambda g: (
+            g.groups == 1
+            and g.least >= 32
+            and g.smaller_than_kernel(lambda w: w.output)
+        ),
+        "an error smaller than the kernel: 3×3 on 512 channels of 2 px 55, 3×3/2 from "
+        "256 to 512 of 4 px 50",
         input_gradient="gemm",
     ),
     Line(

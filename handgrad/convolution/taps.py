@@ -9,8 +9,8 @@ elementwise: a handful of multiplications a pixel, which no engine for matrix pr
 is made for. A 1×1 kernel has one place: all three directions are one matrix product,
 after a strided slice.
 
-The padded image is made once, and so is each sum: fused into what reads it it would be
-made anew for every place. Source: FORMULAS B3.
+What all places read and what they add up to is written down once: fused into the loops
+that read it, it would be computed anew in each. Source: FORMULAS B3.
 """
 
 import dataclasses
@@ -54,7 +54,7 @@ def forward(x: jax.Array, kernel: jax.Array, spec: ConvSpec) -> jax.Array:
         _product("...gc,cgo->...go", view, kernel[place], spec, where)
         for place, view in _views(x, spec)
     )
-    return _sum(_merge(functools.reduce(jnp.add, terms)).astype(dtype), spec)
+    return _once(_merge(functools.reduce(jnp.add, terms)).astype(dtype), spec)
 
 
 def input_gradient(dy: jax.Array, kernel: jax.Array, spec: ConvSpec) -> jax.Array:
@@ -65,14 +65,14 @@ def input_gradient(dy: jax.Array, kernel: jax.Array, spec: ConvSpec) -> jax.Arra
             return _times(errors, kernel[place], dy.dtype)
 
         return windows.spread_views(term, dy, spec.windows).astype(dy.dtype)
-    errors = _split(dy, spec)
+    errors = _split(_once(dy, spec), spec)
     where = (*range(errors.ndim - 2), None, -1)
     where = sharding.rearranged(spec.x_sharding, where)
 
     def piece(*place):
         return _merge(_product("...go,cgo->...gc", errors, kernel[place], spec, where))
 
-    return _sum(windows.spread(piece, spec.windows).astype(dy.dtype), spec)
+    return _once(windows.spread(piece, spec.windows).astype(dy.dtype), spec)
 
 
 def kernel_gradient(x: jax.Array, dy: jax.Array, spec: ConvSpec) -> jax.Array:
@@ -93,17 +93,15 @@ def kernel_gradient(x: jax.Array, dy: jax.Array, spec: ConvSpec) -> jax.Array:
     return sharding.split(dkernel, 0, tuple(w.size for w in spec.windows))
 
 
-def _sum(total: jax.Array, spec: ConvSpec) -> jax.Array:
-    """A sum over the places: once, and not in each loop that reads it."""
-    return written_down(total) if any(w.size > 1 for w in spec.windows) else total
+def _once(x: jax.Array, spec: ConvSpec) -> jax.Array:
+    """x, written down if there are places that read it or that it is the sum of."""
+    return written_down(x) if any(w.size > 1 for w in spec.windows) else x
 
 
 def _image(x: jax.Array, spec: ConvSpec) -> jax.Array:
-    """The padded image, made once for all places."""
+    """The padded image, made once for all places; padding is written down anyway."""
     image = windows.pad(x, spec.windows)
-    if image is x and any(w.size > 1 for w in spec.windows):
-        return written_down(x)
-    return lax.optimization_barrier(image)
+    return _once(x, spec) if image is x else lax.optimization_barrier(image)
 
 
 def _is_depthwise(channels: tuple[int, ...], spec: ConvSpec) -> bool:
@@ -146,7 +144,7 @@ def _sums_of_products(x, dy, spec: ConvSpec) -> list[jax.Array]:
         block = (dataclasses.replace(block[0], input=reach), *block[1:])
         image, dy = lax.optimization_barrier((image, dy))
     else:  # what a loop reads is written down anyway
-        image, dy = _image(x, spec), written_down(dy)
+        image, dy = _image(x, spec), _once(dy, spec)
 
     def step(i: jax.Array | int, sums: tuple[jax.Array, ...]) -> tuple[jax.Array, ...]:
         errors, seen = dy, image
