@@ -390,9 +390,12 @@ def run(flags: argparse.Namespace, console: Console) -> list[dict[str, Any]]:
     if not chosen:
         raise UsageError("no call has that text in its name")
     names = flags.checker or available()
-    rows = [judge(name, call) for call in chosen for name in names]
-    report = {**describe_environment(), "summary": summary(rows), "rows": rows}
-    write_json(flags.workdir / "checkers.json", report)
+    environment, rows = describe_environment(), []
+    for call in chosen:
+        rows += [judge(name, call) for name in names]
+        # After each call: what was judged is there, whatever comes.
+        report = {**environment, "summary": summary(rows), "rows": rows}
+        write_json(flags.workdir / "checkers.json", report)
     print_tables(rows, console)
     return rows
 
