@@ -226,6 +226,54 @@ def view(padded: jax.Array, place: Sequence[int], windows: Windows) -> jax.Array
     )
 
 
+def within(
+    x: jax.Array, place: Sequence[int], windows: Windows, fill: np.ndarray | None = None
+) -> jax.Array:
+    """`view` of an image that is not padded: no copy in the loop that reads it.
+
+    Args:
+      x: image [..., H, W, C].
+      place: the place (k, l, ...) in the window.
+      windows: one for each spatial dimension, none with an input dilation.
+      fill: what a window sees outside of the image; 0 by default.
+    """
+    config = []
+    for axis, (w, k) in enumerate(
+        zip(windows, place, strict=True), x.ndim - 1 - len(windows)
+    ):
+        real = np.flatnonzero(w.real()[:, k])
+        if not real.size:
+            x = lax.slice_in_dim(x, 0, 0, axis=axis)
+            config.append((w.output, 0, 0))
+            continue
+        before, behind = int(real[0]), int(real[-1])
+        start, last = (w.stride * p + w.dilation * k - w.low for p in (before, behind))
+        x = lax.slice_in_dim(x, start, last + 1, w.stride, axis)
+        config.append((before, w.output - 1 - behind, 0))
+    if not any(any(ends) for ends in config):
+        return x
+    fill = arguments.zero(x.dtype) if fill is None else fill
+    return lax.pad(x, fill, _on_spatial(x, config, other=(0, 0, 0)))
+
+
+def views(
+    x: jax.Array, windows: Windows, fill: np.ndarray | None = None
+) -> list[jax.Array]:
+    """The pixels of every window, [..., P, Q, C] for each place in row-major order.
+
+    A stride reads less than a padded copy holds, so that the copy costs more than to
+    look where the image ends; without one the copy makes the loop that follows simple.
+    """
+    if any(w.stride > 1 for w in windows) and all(
+        w.input_dilation == 1 for w in windows
+    ):
+        return [within(x, place, windows, fill) for place in places(windows)]
+    image = pad(x, windows, fill)
+    if image is not x:
+        image = lax.optimization_barrier(image)
+    return [view(image, place, windows) for place in places(windows)]
+
+
 def spread(piece: Callable[..., jax.Array], windows: Windows) -> jax.Array:
     """Gives every pixel the sum of what the windows hold for it: `view` transposed.
 
@@ -366,11 +414,7 @@ def line(windows: Windows, dimension: int, lengths: Sequence[int]) -> Windows:
 def window_sum(x: jax.Array, windows: Windows) -> jax.Array:
     """Sum of each window: [..., P, Q, C]; of many places one dimension at a time."""
     if math.prod(w.size for w in windows) <= MANY_PLACES:
-        image = pad(x, windows)
-        if image is not x:
-            image = lax.optimization_barrier(image)
-        views = [view(image, place, windows) for place in places(windows)]
-        return functools.reduce(jnp.add, views)
+        return functools.reduce(jnp.add, views(x, windows))
     for i, w in enumerate(windows):
         axis = x.ndim - 1 - len(windows) + i
         lengths = x.shape[x.ndim - 1 - len(windows) : -1]
@@ -379,8 +423,9 @@ def window_sum(x: jax.Array, windows: Windows) -> jax.Array:
             x = jnp.sum(sharding.split(image, axis, (w.output, w.size)), axis + 1)
         else:
             one = line(windows, i, lengths)
-            views = [view(image, place, one) for place in places(one)]
-            x = functools.reduce(jnp.add, views)
+            x = functools.reduce(
+                jnp.add, [view(image, place, one) for place in places(one)]
+            )
     return x
 
 

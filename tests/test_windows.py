@@ -164,6 +164,66 @@ def test_max_pool_over_drawn_geometries(large, described, kind):
     agrees(ours, reference, x)
 
 
+@pytest.mark.parametrize("large", [2**20, 0], ids=["whole", "border apart"])
+@given(
+    described=st.lists(strategies.windows(), min_size=1, max_size=3),
+    kind=st.sampled_from(["max", "min", "sum"]),
+)
+def test_reduce_window_over_drawn_geometries(large, described, kind):
+    """Strides, dilations and paddings of all axes, also where the base is dilated."""
+    described = tuple(described)
+    x = np.random.default_rng(0).standard_normal([w.input for w in described])
+    fill = {"max": -1e300, "min": 1e300, "sum": 0}[kind]
+    reduced = {"max": jnp.max, "min": jnp.min, "sum": jnp.sum}[kind]
+    options = {
+        "window_dimensions": [w.size for w in described],
+        "window_strides": [w.stride for w in described],
+        "padding": [(w.low, w.high) for w in described],
+        "base_dilation": [w.input_dilation for w in described],
+        "window_dilation": [w.dilation for w in described],
+    }
+
+    def reference(x):
+        image = windows.pad(x[..., None], described, np.array(fill, float))
+        views = [windows.view(image, k, described) for k in windows.places(described)]
+        y = reduced(jnp.stack(views), 0)[..., 0]
+        return jnp.where(jnp.abs(y) == 1e300, fill, y)  # no pixel takes the error
+
+    def ours(x):
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(maximum, "LARGE_IMAGE", large)
+            y = getattr(handgrad, f"reduce_window_{kind}")(x, **options)
+        return jnp.where(jnp.isinf(y), fill, y)
+
+    agrees(ours, reference, x)
+
+
+@given(
+    places=st.integers(17, 99),
+    numbers=st.sampled_from([[-1, 0, 1], [-np.inf, 0, np.nan], [-np.inf], [np.nan, 1]]),
+    op=st.sampled_from([handgrad.max_pool, handgrad.min_pool]),
+)
+def test_the_first_of_a_long_line_takes_the_error(places, numbers, op):
+    """Lines of more than MANY_PLACES are searched in pieces."""
+    random = np.random.default_rng(places)
+    x = random.choice(numbers, (2, 3 * places, 2)).astype(np.float32)
+    dy = random.integers(1, 9, (2, 3, 2)).astype(np.float32)
+
+    @jax.jit
+    def run(x, dy):
+        y, vjp = jax.vjp(lambda x: op(x, (places,), (places,)), x)
+        return y, *vjp(dy)
+
+    y, dx = jax.device_get(run(x, dy))
+    lines = x.reshape(2, 3, places, 2)
+    best = {"max_pool": np.argmax, "min_pool": np.argmin}[op.__name__](lines, 2)
+    best = best[:, :, None]
+    np.testing.assert_array_equal(y, np.take_along_axis(lines, best, 2)[:, :, 0])
+    expected = np.zeros_like(lines)
+    np.put_along_axis(expected, best, dy[:, :, None], 2)
+    np.testing.assert_array_equal(dx, expected.reshape(x.shape))
+
+
 @given(
     st.lists(strategies.windows(input_dilation=False), min_size=1, max_size=3),
     st.booleans(),

@@ -140,6 +140,14 @@ def _reduce_window(rule: str) -> list[Case]:
             base_dilation=(2, 2, 1),
             padding=((0, 1), (-1, 2), (1, 0)),
         ),
+        case(
+            "strides and a dilated base",
+            (6, 7, 3),
+            *(3, 2, 1),
+            window_strides=(2, 1, 1),
+            base_dilation=(1, 2, 1),
+            padding=((1, 1), (0, 1), (0, 0)),
+        ),
     ]
 
 

@@ -43,6 +43,8 @@ from handgrad.windows import Window, Windows
 SMALL_IMAGE = 2**17
 # Of one with more numbers a padded copy costs more than to search its border apart.
 LARGE_IMAGE = 2**20
+# So many places of a long line are compared at once.
+PIECE = 8
 
 
 @dataclasses.dataclass(frozen=True)
@@ -221,15 +223,19 @@ register("min_pool", source=_SOURCE, autodiff=autodiff_extremum)(extremum)
 
 def _find(x, spec):
     """The extremum and the offset of each window."""
-    if spec.places <= windows.MANY_PLACES and any(
-        w.stride > 1 and w.input_dilation == 1 for w in spec.windows
+    if (
+        spec.places <= windows.MANY_PLACES
+        and any(w.stride > 1 for w in spec.windows)
+        and all(w.input_dilation == 1 for w in spec.windows)
     ):
-        views = [_view(x, place, spec) for place in windows.places(spec.windows)]
-        best = functools.reduce(spec.better, views)
-        return best, _find_again(x, best, spec)
-    image, offset = _padded(x, spec), None
-    best = image
+        views = windows.views(x, spec.windows, spec.worst(x.dtype))
+        return functools.reduce(spec.better, views), _find_offset(x, spec)
+    best, offset = _padded(x, spec), None
+    overlapping = any(w.stride < w.extent for w in spec.windows)
     for group, unit in _groups(spec.windows):
+        if offset is not None and not overlapping:
+            # The loop of the next line would compute them for each of its views.
+            best, offset = written_down(best), written_down(offset)
         best, offset = _search(best, offset, group, unit, spec)
     return best, _not_in_padding(best, offset, spec)
 
@@ -246,26 +252,8 @@ def _not_in_padding(best, offset, spec):
     return jnp.where(best == spec.worst(best.dtype), _first_real(spec), offset)
 
 
-def _view(x, place, spec):
-    """The pixel at one place of each window; in the loop that reads it, no copy."""
-    config = [(0, 0, 0)] * x.ndim
-    for axis, (w, k) in enumerate(
-        zip(spec.windows, place, strict=True), x.ndim - 1 - len(spec.windows)
-    ):
-        real = np.flatnonzero(w.real()[:, k])
-        before, behind = (real[0], real[-1]) if real.size else (w.output, w.output - 1)
-        start, stop = (w.stride * p + w.dilation * k - w.low for p in (before, behind))
-        if not real.size:
-            start = stop = 0
-        x = lax.slice_in_dim(x, int(start), int(stop) + (real.size > 0), w.stride, axis)
-        config[axis] = (int(before), int(w.output - 1 - behind), 0)
-    if not any(any(ends) for ends in config):
-        return x
-    return lax.pad(x, spec.worst(x.dtype), config)
-
-
-def _find_again(x, best, spec):
-    """The offset of each window's extremum, which is known.
+def _find_offset(x, spec):
+    """The offset of each window's extremum.
 
     Of a large image the windows inside of it are searched by themselves, and only the
     strips that the others see are padded.
@@ -286,9 +274,8 @@ def _find_again(x, best, spec):
             )
             described = (*spec.windows[:i], strip, *spec.windows[i + 1 :])
             found.append(
-                _find_again(
+                _find_offset(
                     lax.slice_in_dim(x, begin, end, axis=axis),
-                    lax.slice_in_dim(best, start, stop, axis=axis),
                     dataclasses.replace(spec, windows=described),
                 )
             )
@@ -297,11 +284,11 @@ def _find_again(x, best, spec):
     places = windows.places(spec.windows)
     views = [windows.view(image, place, spec.windows) for place in places]
     offsets = [spec.offset_dtype.type(k) for k in range(len(views))]
-    return _not_in_padding(best, _first_place(views, offsets, spec), spec)
+    return _not_in_padding(*_first_place(views, offsets, spec), spec)
 
 
 def _first_place(views, offsets, spec):
-    """The offset of the first view that is the best, or NaN if that is.
+    """The best of the views, or NaN if one is, and the offset of the first that is it.
 
     The views are compared with each other, not with the extremum: where XLA computes x
     once more for this loop, it may round it another way, and no view would be equal.
@@ -311,7 +298,7 @@ def _first_place(views, offsets, spec):
     for view, at in zip(views[-2::-1], offsets[-2::-1], strict=True):
         wins = better(view, best) | _is_nan(view)
         best, found = jnp.where(wins, view, best), jnp.where(wins, at, found)
-    return found
+    return best, found
 
 
 def _inside(w: Window) -> range:
@@ -340,58 +327,58 @@ def _groups(described: Windows) -> Iterator[tuple[Windows, int]]:
 
 def _search(image, offset, group, unit, spec):
     """The best of each window, and its offset: that place's own, plus unit · place."""
-    number = spec.offset_dtype.type
     (long,) = [w for w in group if w.size > windows.MANY_PLACES] or [None]
     if long and long.stride == long.size and long.dilation == 1:
         return _search_blocks(image, offset, group.index(long), long, unit, spec)
     views = [windows.view(image, place, group) for place in windows.places(group)]
-    best = functools.reduce(spec.better, views)
-    offsets = [number(unit * k) for k in range(len(views))]
     if offset is not None:
-        places = windows.places(group)
-        offsets = [
-            k + windows.view(offset, place, group)
-            for k, place in zip(offsets, places, strict=True)
-        ]
-    return best, _first_place(views, offsets, spec)
+        offset = [windows.view(offset, place, group) for place in windows.places(group)]
+    return _best_of(views, offset, unit, spec)
+
+
+def _best_of(views, offsets, unit, spec):
+    """The best of the views, and its offset: its own, plus unit · place."""
+    steps = [spec.offset_dtype.type(unit * k) for k in range(len(views))]
+    if offsets is not None:
+        steps = [step + own for step, own in zip(steps, offsets, strict=True)]
+    best = functools.reduce(spec.better, views)
+    return best, _first_place(views, steps, spec)[1]
 
 
 def _search_blocks(image, offset, dimension, w, unit, spec):
-    """`_search` along a long line cut into blocks, from pixel to pixel or in one pass.
+    """`_search` along a long line cut into blocks, piece by piece or in one pass.
 
-    Not by a maximum and a search for what equals it: see `_first_place`. A loop reads
-    pixels that are written down; `argmax` knows the place from where it found the best.
+    Not by a maximum and a search for what equals it: see `_first_place`. `argmax` knows
+    the place from where it found the best; on a CPU it takes one number at a time.
     """
     axis = image.ndim - 1 - len(spec.windows) + dimension
     arrays = [a for a in (image, offset) if a is not None]
     arrays = [sharding.split(a, axis, (w.output, w.size)) for a in arrays]
-    axis, number = axis + 1, spec.offset_dtype.type
+    axis = axis + 1
 
-    def pixel_by_pixel(blocks, *found):
-        def pixel(i):
-            value, *places = (
-                lax.dynamic_index_in_dim(a, i, axis, keepdims=False)
-                for a in (blocks, *found)
-            )
-            at = number(unit) * jnp.astype(i, number)
-            return value, sum(places, lax.full_like(value, at, number))
-
-        def step(i, state):
-            (best, offset), (value, at) = state, pixel(i)
-            wins = (lax.gt if spec.largest else lax.lt)(value, best)
-            wins = wins | (_is_nan(value) & ~_is_nan(best))
-            return jnp.where(wins, value, best), jnp.where(wins, at, offset)
-
-        return lax.fori_loop(1, w.size, step, pixel(jnp.int32(0)))
+    def in_pieces(best, offset=None):
+        step = unit
+        while (n := best.shape[axis]) > 1:
+            if step > unit:
+                best, offset = written_down(best), written_down(offset)
+            piece = Window(n, min(n, PIECE), PIECE, high=-n % PIECE)
+            lengths = best.shape[axis + 1 : -1]
+            pieces = (piece, *(Window(length, 1) for length in lengths))
+            views = windows.views(best, pieces, spec.worst(best.dtype))
+            offsets = None if offset is None else windows.views(offset, pieces)
+            best, offset = _best_of(views, offsets, step, spec)
+            step *= PIECE
+        return lax.squeeze(best, [axis]), lax.squeeze(offset, [axis])
 
     def in_one_pass(*arrays):
         best = (jnp.max, lax.argmax) if spec.largest else (jnp.min, lax.argmin)
-        return search_in_one_pass(best, *arrays, axis=axis, unit=number(unit))
+        unit_ = spec.offset_dtype.type(unit)
+        return search_in_one_pass(best, *arrays, axis=axis, unit=unit_)
 
     where = sharding.of(arrays[0])
     if where is not None and where.spec[axis] is not None:
         return in_one_pass(*arrays)  # no device has the whole line
-    return lax.platform_dependent(*arrays, cpu=pixel_by_pixel, default=in_one_pass)
+    return lax.platform_dependent(*arrays, cpu=in_pieces, default=in_one_pass)
 
 
 def search_in_one_pass(
