@@ -169,6 +169,11 @@ NORMS = [
         r"batch_norm: mean must have shape \(4,\), got \(3,\)",
     ),
     (
+        lambda: handgrad.batch_norm(IMAGE, epsilon=jnp.ones(4)),
+        ValueError,
+        r"batch_norm: epsilon must be a number, got shape \(4,\)",
+    ),
+    (
         lambda: handgrad.batch_norm(IMAGE, axis=4),
         ValueError,
         r"batch_norm: axis \(=4\)",

@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from handgrad.cases.case import Case, key, normal
+from handgrad.cases.case import Case, constant, key, normal
 
 
 def _norm(rule, name, shape, *, parameters=None, network=None, scale=1.0, **options):
@@ -39,6 +39,13 @@ CASES = (
             "variance": normal(3, scale=0.1),
         },
         {"epsilon": 1.0, "activation": "relu"},
+    ),
+    # Its gradient is one sum, and of these numbers none that cancels.
+    *(
+        Case(
+            rule, "learnt epsilon", {"x": normal(3, 4), "epsilon": constant(value=0.3)}
+        )
+        for rule in ("batch_norm", "layer_norm", "rms_norm", "standardize")
     ),
     _norm("layer_norm", "last axis", (4, 3, 5)),
     _norm("layer_norm", "long rows", (4, 150)),

@@ -15,7 +15,7 @@ def batch_norm(
     variance: jax.Array | None = None,
     *,
     axis: int = -1,
-    epsilon: float = 1e-5,
+    epsilon: float | jax.Array = 1e-5,
     where: jax.Array | None = None,
     axis_name: str | tuple[str, ...] | None = None,
     activation: str | None = None,
@@ -34,7 +34,7 @@ def batch_norm(
       mean: μ [C], if it is not to be computed: running averages, in inference.
       variance: σ² [C], given together with `mean`.
       axis: the axis of the channels.
-      epsilon: added to the variance.
+      epsilon: added to the variance; has a gradient.
       where: boolean array that broadcasts to `x`; elements that are `False` are
         normalised, but are no part of the statistics.
       axis_name: mesh axis or axes of `shard_map` (or of `vmap`) over which the
@@ -80,12 +80,13 @@ def batch_norm(
         )
         return lax.expand_dims(value, axes)
 
-    spec = NormSpec(axes, epsilon, relu=activation == "relu", axis_name=axis_name)
+    spec = NormSpec(axes, relu=activation == "relu", axis_name=axis_name)
     given = given_statistics(op, mean, variance, expand)
     outputs = compute(
         op,
         x,
         spec,
+        epsilon,
         implementation,
         features=features,
         scale=scale,

@@ -16,7 +16,7 @@ def group_norm(
     *,
     num_groups: int | None = 32,
     group_size: int | None = None,
-    epsilon: float = 1e-6,
+    epsilon: float | jax.Array = 1e-6,
     where: jax.Array | None = None,
     return_statistics: bool = False,
     implementation: str | None = None,
@@ -32,7 +32,7 @@ def group_norm(
       bias: β [C], or `None` for zeros.
       num_groups: groups of channels; `None` if `group_size` is given.
       group_size: channels of a group, instead of `num_groups`.
-      epsilon: added to the variance.
+      epsilon: added to the variance; has a gradient.
       where: boolean array that broadcasts to `x`; elements that are `False` are
         normalised, but are no part of the statistics.
       return_statistics: whether to return (y, mean, variance).
@@ -101,7 +101,8 @@ def _grouped(
     y, *statistics = compute(
         op,
         split(x),
-        NormSpec(axes, epsilon),
+        NormSpec(axes),
+        epsilon,
         implementation,
         features=(x.ndim - 1, x.ndim),
         scale=split(scale),
@@ -117,7 +118,7 @@ def instance_norm(
     scale: jax.Array | None = None,
     bias: jax.Array | None = None,
     *,
-    epsilon: float = 1e-6,
+    epsilon: float | jax.Array = 1e-6,
     where: jax.Array | None = None,
     return_statistics: bool = False,
     implementation: str | None = None,
@@ -131,7 +132,7 @@ def instance_norm(
       x: floating-point array [N, ..., C] with one spatial dimension at least.
       scale: γ [C], or `None` for ones.
       bias: β [C], or `None` for zeros.
-      epsilon: added to the variance.
+      epsilon: added to the variance; has a gradient.
       where: boolean array that broadcasts to `x`; elements that are `False` are
         normalised, but are no part of the statistics.
       return_statistics: whether to return (y, mean, variance).
@@ -160,7 +161,8 @@ def instance_norm(
     outputs = compute(
         op,
         x,
-        NormSpec(axes, epsilon),
+        NormSpec(axes),
+        epsilon,
         implementation,
         features=(x.ndim - 1,),
         scale=scale,

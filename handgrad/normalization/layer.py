@@ -14,7 +14,7 @@ def layer_norm(
     bias: jax.Array | None = None,
     *,
     axis: int | Sequence[int] = -1,
-    epsilon: float = 1e-6,
+    epsilon: float | jax.Array = 1e-6,
     where: jax.Array | None = None,
     return_statistics: bool = False,
     implementation: str | None = None,
@@ -29,7 +29,7 @@ def layer_norm(
       scale: γ, of the shape of `axis`, [C]; or `None` for ones.
       bias: β, likewise; or `None` for zeros.
       axis: the axis or axes of the features.
-      epsilon: added to the variance.
+      epsilon: added to the variance; has a gradient.
       where: boolean array that broadcasts to `x`; elements that are `False` are
         normalised, but are no part of the statistics.
       return_statistics: whether to return (y, mean, variance).
@@ -55,7 +55,8 @@ def layer_norm(
     outputs = compute(
         op,
         x,
-        NormSpec(axes, epsilon),
+        NormSpec(axes),
+        epsilon,
         implementation,
         features=axes,
         scale=scale,
@@ -70,7 +71,7 @@ def rms_norm(
     scale: jax.Array | None = None,
     *,
     axis: int | Sequence[int] = -1,
-    epsilon: float = 1e-6,
+    epsilon: float | jax.Array = 1e-6,
     where: jax.Array | None = None,
     implementation: str | None = None,
 ) -> jax.Array:
@@ -82,7 +83,7 @@ def rms_norm(
       x: floating-point array [..., C].
       scale: γ, of the shape of `axis`, [C]; or `None` for ones.
       axis: the axis or axes of the features.
-      epsilon: added to the mean square.
+      epsilon: added to the mean square; has a gradient.
       where: boolean array that broadcasts to `x`; elements that are `False` are
         normalised, but are no part of the mean.
       implementation: `None` or "hand" for the derived rule, "autodiff" for JAX's own.
@@ -104,9 +105,9 @@ def rms_norm(
     op = "rms_norm"
     x = arguments.array(op, "x", x, kind="floating")
     axes = tuple(sorted(arguments.axes(op, axis, x.ndim)))
-    spec = NormSpec(axes, epsilon, centred=False)
+    spec = NormSpec(axes, centred=False)
     outputs = compute(
-        op, x, spec, implementation, features=axes, scale=scale, where=where
+        op, x, spec, epsilon, implementation, features=axes, scale=scale, where=where
     )
     return outputs[0]
 
@@ -116,7 +117,7 @@ def standardize(
     axis: int | Sequence[int] | None = -1,
     mean: jax.Array | None = None,
     variance: jax.Array | None = None,
-    epsilon: float = 1e-5,
+    epsilon: float | jax.Array = 1e-5,
     where: jax.Array | None = None,
     *,
     implementation: str | None = None,
@@ -131,7 +132,7 @@ def standardize(
       mean: μ, if it is not to be computed; it broadcasts to `x`, with size 1 along
         `axis`.
       variance: σ², likewise, given together with `mean`.
-      epsilon: added to the variance.
+      epsilon: added to the variance; has a gradient.
       where: boolean array that broadcasts to `x`; elements that are `False` are
         standardised, but are no part of the statistics.
       implementation: `None` or "hand" for the derived rule, "autodiff" for JAX's own.
@@ -159,5 +160,5 @@ def standardize(
         return arguments.broadcast(op, name, value, means)
 
     given = given_statistics(op, mean, variance, expand)
-    spec = NormSpec(axes, epsilon)
-    return compute(op, x, spec, implementation, where=where, given=given)[0]
+    spec = NormSpec(axes)
+    return compute(op, x, spec, epsilon, implementation, where=where, given=given)[0]

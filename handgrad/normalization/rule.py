@@ -5,12 +5,13 @@ means, and in nothing else. With g = γ dy (dy where a fused relu let it through
 
     dβ = Σ dy,   dγ = Σ dy ⊙ x̂,   dx = r [g − mean(g) − x̂ ⊙ mean(g ⊙ x̂)]
 
-from ∂μ/∂x_i = 1/n and ∂r/∂x_i = −r² x̂_i / n. The statistics are outputs, too, for
-running averages; their own cotangents add dμ/n + 2 (x − μ) dσ²/n. RMS norm drops the
-centring and its mean.
+from ∂μ/∂x_i = 1/n and ∂r/∂x_i = −r² x̂_i / n; and dε = −½ Σ r² Σ g ⊙ x̂. The statistics
+are outputs, too, for running averages; their own cotangents add
+dμ/n + 2 (x − μ) dσ²/n. RMS norm drops the centring and its mean.
 
 Kept are x and two numbers a statistic, μ and r; x̂ and the relu's mask are computed
-anew, which costs less than to read them. All sums are float32 at least.
+anew, which costs less than to read them. All sums are float32 at least. Both directions
+are jitted: the layers of one shape are traced once.
 """
 
 import dataclasses
@@ -35,14 +36,12 @@ class NormSpec:
 
     Attributes:
       axes: the axes that the statistics are means over.
-      epsilon: added to the variance.
       centred: whether the mean is subtracted.
       relu: whether a relu follows within the rule.
       axis_name: mesh axis or axes over which the statistics are means as well.
     """
 
     axes: tuple[int, ...]
-    epsilon: float
     centred: bool = True
     relu: bool = False
     axis_name: str | tuple[str, ...] | None = None
@@ -110,29 +109,25 @@ def _affine(x, mean, r, scale, bias):
     return y if bias is None else y + _wide(bias)
 
 
-def _normalized(x, scale, bias, where, spec):
+@functools.partial(jax.custom_vjp, nondiff_argnums=(5,))
+@functools.partial(jax.jit, static_argnums=5)
+def _normalize(x, scale, bias, epsilon, where, spec):
     wide = _wide(x)
     mean, variance = _statistics(wide, where, spec)
-    r = lax.rsqrt(variance + spec.epsilon)
-    y = _affine(wide, mean, r, scale, bias)
+    y = _affine(wide, mean, lax.rsqrt(variance + epsilon), scale, bias)
     if spec.relu:
         y = jnp.maximum(y, 0)
-    return (y.astype(x.dtype), mean, variance), r
+    return y.astype(x.dtype), mean, variance
 
 
-@functools.partial(jax.custom_vjp, nondiff_argnums=(4,))
-def _normalize(x, scale, bias, where, spec):
-    outputs, _ = _normalized(x, scale, bias, where, spec)
-    return outputs
-
-
-def _normalize_fwd(x, scale, bias, where, spec):
-    y, mean, variance = _normalize(x, scale, bias, where, spec)  # type: ignore[misc]
-    r = lax.rsqrt(variance + spec.epsilon)
+def _normalize_fwd(x, scale, bias, epsilon, where, spec):
+    y, mean, variance = _normalize(x, scale, bias, epsilon, where, spec)  # type: ignore[misc]
+    r = lax.rsqrt(variance + epsilon)
     residuals = (x, mean, r, scale, bias, where)  # x̂ = (x − μ) r
     return (y, mean, variance), residuals
 
 
+@functools.partial(jax.jit, static_argnums=0)
 def _normalize_bwd(spec, residuals, cotangents):
     """dx = r [g − mean(g) − x̂ mean(g x̂)] + dμ/n + 2 (x − μ) dσ²/n, g = γ dy."""
     x, mean, r, scale, bias, where = residuals
@@ -162,7 +157,8 @@ def _normalize_bwd(spec, residuals, cotangents):
     if where is not None:  # the others are normalised, but no part of the statistics
         away = jnp.where(where, away, 0)
     dx = r * (g - away)
-    return dx.astype(x.dtype), dscale, dbias, None
+    depsilon = jnp.sum(-0.5 * lax.square(r) * total_g_normal)
+    return dx.astype(x.dtype), dscale, dbias, depsilon, None
 
 
 def _broadcasts(parameter, x, axes):
@@ -186,7 +182,7 @@ def _parameters(dy, product, bias, scale):
 _normalize.defvjp(_normalize_fwd, _normalize_bwd)
 
 
-def _autodiff_normalize(x, scale, bias, where, spec):
+def _autodiff_normalize(x, scale, bias, epsilon, where, spec):
     """As Flax has it: E[x²] − μ², both in one fusion."""
     wide = _wide(x)
     mean = None
@@ -196,7 +192,7 @@ def _autodiff_normalize(x, scale, bias, where, spec):
         variance = jnp.maximum(spec.across(variance) - lax.square(mean), 0)
     else:
         variance = spec.across(variance)
-    y = _affine(wide, mean, lax.rsqrt(variance + spec.epsilon), scale, bias)
+    y = _affine(wide, mean, lax.rsqrt(variance + epsilon), scale, bias)
     if spec.relu:
         y = jax.nn.relu(y)
     return y.astype(x.dtype), mean, variance
@@ -204,8 +200,8 @@ def _autodiff_normalize(x, scale, bias, where, spec):
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(5,))
 def _rescale(x, scale, bias, mean, variance, spec):
-    """The norm with statistics that were given."""
-    y = _affine(_wide(x), mean, lax.rsqrt(variance + spec.epsilon), scale, bias)
+    """The norm with statistics that were given; ε is part of this variance."""
+    y = _affine(_wide(x), mean, lax.rsqrt(variance), scale, bias)
     return (jnp.maximum(y, 0) if spec.relu else y).astype(x.dtype)
 
 
@@ -217,7 +213,7 @@ def _rescale_fwd(x, scale, bias, mean, variance, spec):
 def _rescale_bwd(spec, residuals, dy):
     """dx = r g,  dμ = −Σ r g,  dσ² = −½ Σ r² g x̂, and dγ, dβ as above."""
     x, scale, bias, mean, variance = residuals
-    wide, dy, r = _wide(x), _wide(dy), lax.rsqrt(variance + spec.epsilon)
+    wide, dy, r = _wide(x), _wide(dy), lax.rsqrt(variance)
     if spec.relu:
         dy = jnp.where(_affine(wide, mean, r, scale, bias) > 0, dy, 0)
     gamma = 1 if scale is None else _wide(scale)
@@ -230,17 +226,18 @@ def _rescale_bwd(spec, residuals, dy):
 _rescale.defvjp(_rescale_fwd, _rescale_bwd)
 
 
-def _norm(x, scale, bias, where, given, spec):
+def _norm(x, scale, bias, epsilon, where, given, spec):
     if given is None:
-        return _normalize(x, scale, bias, where, spec)
-    return _rescale(x, scale, bias, *given, spec), *given
-
-
-def _autodiff_norm(x, scale, bias, where, given, spec):
-    if given is None:
-        return _autodiff_normalize(x, scale, bias, where, spec)
+        return _normalize(x, scale, bias, epsilon, where, spec)
     mean, variance = given
-    y = _affine(_wide(x), mean, lax.rsqrt(variance + spec.epsilon), scale, bias)
+    return _rescale(x, scale, bias, mean, variance + epsilon, spec), *given
+
+
+def _autodiff_norm(x, scale, bias, epsilon, where, given, spec):
+    if given is None:
+        return _autodiff_normalize(x, scale, bias, epsilon, where, spec)
+    mean, variance = given
+    y = _affine(_wide(x), mean, lax.rsqrt(variance + epsilon), scale, bias)
     return (jax.nn.relu(y) if spec.relu else y).astype(x.dtype), mean, variance
 
 
@@ -259,6 +256,7 @@ def compute(
     op: str,
     x: jax.Array,
     spec: NormSpec,
+    epsilon: Any,
     implementation: str | None,
     *,
     features: tuple[int, ...] = (),
@@ -273,6 +271,7 @@ def compute(
       op: the op's public name.
       x: its checked input.
       spec: the static part.
+      epsilon: added to the variance.
       implementation: which formula.
       features: the axes that the entries of γ and β belong to.
       scale: γ.
@@ -297,12 +296,18 @@ def compute(
 
     scale, bias = parameter("scale", scale), parameter("bias", bias)
     where = arguments.mask(op, "where", where, x.shape)
+    epsilon = arguments.array(op, "epsilon", epsilon)
+    arguments.require(
+        epsilon.ndim == 0, op, f"epsilon must be a number, got shape {epsilon.shape}"
+    )
+    epsilon = epsilon.astype(arguments.accumulator(x.dtype))
     mean, variance = given or (None, None)
-    x, scale, bias, where, mean, variance = sharding.align(
-        x, scale, bias, where, mean, variance
+    x, scale, bias, epsilon, where, mean, variance = sharding.align(
+        x, scale, bias, epsilon, where, mean, variance
     )
     given = given and (mean, variance)
-    return RULES[op].choose(implementation)(x, scale, bias, where, given, spec)
+    rule = RULES[op].choose(implementation)
+    return rule(x, scale, bias, epsilon, where, given, spec)
 
 
 def given_statistics(

@@ -356,7 +356,7 @@ def _search_blocks(image, offset, dimension, w, unit, spec):
     arrays = [sharding.split(a, axis, (w.output, w.size)) for a in arrays]
     axis = axis + 1
 
-    def in_pieces(best, offset=None):
+    def in_pieces(best: jax.Array, offset: Any = None):
         step = unit
         while (n := best.shape[axis]) > 1:
             if step > unit:
