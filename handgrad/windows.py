@@ -35,6 +35,7 @@ import numpy as np
 from jax import lax
 
 from handgrad import arguments, sharding
+from handgrad.buffers import written_down
 
 
 @dataclasses.dataclass(frozen=True)
@@ -256,6 +257,16 @@ def within(
     return lax.pad(x, fill, _on_spatial(x, config, other=(0, 0, 0)))
 
 
+def settled(x: jax.Array, windows: Windows) -> jax.Array:
+    """x, written down where `views` are of the image itself and ask what is padding.
+
+    XLA on a CPU takes a function like gelu into the one loop over all places, and
+    beside that question it no longer fills the vector unit.
+    """
+    in_place = _seen_in_place(windows) and not all(w.real().all() for w in windows)
+    return written_down(x) if in_place else x
+
+
 def views(
     x: jax.Array, windows: Windows, fill: np.ndarray | None = None
 ) -> list[jax.Array]:
@@ -263,15 +274,19 @@ def views(
 
     A stride reads less than a padded copy holds, so that the copy costs more than to
     look where the image ends; without one the copy makes the loop that follows simple.
+    See `settled`.
     """
-    if any(w.stride > 1 for w in windows) and all(
-        w.input_dilation == 1 for w in windows
-    ):
+    if _seen_in_place(windows):
         return [within(x, place, windows, fill) for place in places(windows)]
     image = pad(x, windows, fill)
     if image is not x:
         image = lax.optimization_barrier(image)
     return [view(image, place, windows) for place in places(windows)]
+
+
+def _seen_in_place(windows):
+    strided = any(w.stride > 1 for w in windows)
+    return strided and all(w.input_dilation == 1 for w in windows)
 
 
 def spread(piece: Callable[..., jax.Array], windows: Windows) -> jax.Array:
@@ -414,7 +429,7 @@ def line(windows: Windows, dimension: int, lengths: Sequence[int]) -> Windows:
 def window_sum(x: jax.Array, windows: Windows) -> jax.Array:
     """Sum of each window: [..., P, Q, C]; of many places one dimension at a time."""
     if math.prod(w.size for w in windows) <= MANY_PLACES:
-        return functools.reduce(jnp.add, views(x, windows))
+        return functools.reduce(jnp.add, views(settled(x, windows), windows))
     for i, w in enumerate(windows):
         axis = x.ndim - 1 - len(windows) + i
         lengths = x.shape[x.ndim - 1 - len(windows) : -1]

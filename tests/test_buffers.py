@@ -37,3 +37,10 @@ def test_it_is_computed_once():
 
     compiled = jax.jit(neighbours).lower(jnp.ones(999)).compile()
     assert compiled.cost_analysis()["transcendentals"] == 8 * 999
+
+
+def test_its_derivative_is_the_identitys():
+    x = jnp.arange(3.0)
+    assert jax.grad(lambda x: jnp.sum(written_down(x) ** 2))(x).tolist() == [0, 2, 4]
+    tangent = jax.jvp(written_down, (x,), (x + 1,))[1]
+    np.testing.assert_array_equal(tangent, x + 1)

@@ -308,6 +308,23 @@ def test_one_window_over_the_whole_image():
     assert handgrad.sum_pool(jnp.ones((1, 2, 3, 1), int), None).ravel().tolist() == [6]
 
 
+@pytest.mark.parametrize("op", [handgrad.max_pool, handgrad.lp_pool])
+@pytest.mark.parametrize("places", [3, 20])
+@pytest.mark.parametrize("strides", [2, 20])
+def test_second_derivative_in_every_way_to_search(op, places, strides):
+    """Of an S that the maxima themselves are part of, not the errors alone."""
+    x = jnp.asarray(np.random.default_rng(0).standard_normal((1, 60, 2)))
+
+    def second(implementation):
+        def cubes(x):
+            y = op(x, (places,), (strides,), "SAME", implementation=implementation)
+            return jnp.sum(y**3)
+
+        return jax.grad(lambda x: jnp.sum(jnp.sin(x) * jax.grad(cubes)(x)))(x)
+
+    np.testing.assert_allclose(second(None), second("autodiff"), rtol=2e-5, atol=1e-5)
+
+
 def test_what_sticks_out_is_not_counted():
     """PyTorch's ceil_mode: the mean of the last window is over what it holds."""
     x = jnp.arange(1.0, 6.0)[:, None]

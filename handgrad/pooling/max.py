@@ -197,13 +197,12 @@ def extremum(x: jax.Array, spec: ExtremumSpec) -> jax.Array:
 @functools.partial(jax.custom_vjp, nondiff_argnums=(1,))
 def extremum_and_offset(x, spec) -> tuple[jax.Array, jax.Array]:
     """The extremum of each window and the first place that has it."""
-    found: Any = _find(x, spec)
-    best, offset = found
-    return best, written_down(offset) if x.size >= SMALL_IMAGE else offset
+    return _find(windows.settled(x, spec.windows), spec)
 
 
 def _extremum_and_offset_fwd(x, spec):
-    y, offset = extremum_and_offset(x, spec)  # type: ignore[misc]
+    y, offset = _find(x, spec)  # by two loops: x is written down if it is costly
+    offset = written_down(offset) if x.size >= SMALL_IMAGE else offset
     residuals = (offset,)  # where the maximum was: one byte a window, not the input
     return (y, offset), residuals
 
@@ -221,7 +220,7 @@ register("max_pool", source=_SOURCE, autodiff=autodiff_extremum)(extremum)
 register("min_pool", source=_SOURCE, autodiff=autodiff_extremum)(extremum)
 
 
-def _find(x, spec):
+def _find(x, spec) -> Any:
     """The extremum and the offset of each window."""
     if (
         spec.places <= windows.MANY_PLACES
@@ -361,12 +360,17 @@ def _search_blocks(image, offset, dimension, w, unit, spec):
         while (n := best.shape[axis]) > 1:
             if step > unit:
                 best, offset = written_down(best), written_down(offset)
-            piece = Window(n, min(n, PIECE), PIECE, high=-n % PIECE)
-            lengths = best.shape[axis + 1 : -1]
-            pieces = (piece, *(Window(length, 1) for length in lengths))
-            views = windows.views(best, pieces, spec.worst(best.dtype))
-            offsets = None if offset is None else windows.views(offset, pieces)
-            best, offset = _best_of(views, offsets, step, spec)
+            whole, found = n - n % PIECE, []
+            for start, stop in ((0, whole), (whole, n)):
+                views, offsets = (
+                    a if a is None else _every(PIECE, a, start, stop, axis)
+                    for a in (best, offset)
+                )
+                if views:
+                    found.append(_best_of(views, offsets, step, spec))
+            best, offset = jax.tree.map(
+                lambda *parts: jnp.concatenate(parts, axis), *found
+            )
             step *= PIECE
         return lax.squeeze(best, [axis]), lax.squeeze(offset, [axis])
 
@@ -379,6 +383,12 @@ def _search_blocks(image, offset, dimension, w, unit, spec):
     if where is not None and where.spec[axis] is not None:
         return in_one_pass(*arrays)  # no device has the whole line
     return lax.platform_dependent(*arrays, cpu=in_pieces, default=in_one_pass)
+
+
+def _every(n, x, start, stop, axis):
+    """From `start` on every n-th entry, from the next on every n-th, and so on."""
+    firsts = range(start, min(start + n, stop))
+    return [lax.slice_in_dim(x, first, stop, n, axis) for first in firsts]
 
 
 def search_in_one_pass(

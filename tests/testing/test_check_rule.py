@@ -128,6 +128,21 @@ def test_finite_differences_are_the_last_reference():
     assert report(jnp.tanh, normal(2000), checks=["differences"]).passed
 
 
+def test_what_the_forward_rule_computes_has_a_derivative():
+    """As a gradient of a gradient sees it, where the backward rule alone is right."""
+
+    def squared(forward):
+        f = jax.custom_vjp(lambda x: x**2)
+        f.defvjp(lambda x: (forward(x), x), lambda x, dy: (2 * x * dy,))
+        return f
+
+    opaque = squared(lambda x: jax.lax.stop_gradient(x) ** 2)
+    for reference in (None, lambda x: x**2):
+        options = {"reference": reference, "checks": ["second_order"]}
+        assert report(squared(lambda x: x**2), VECTOR, **options).passed
+        assert not report(opaque, VECTOR, **options).passed
+
+
 def test_kinks_are_told_and_not_counted():
     x = np.array([-1, 0, 2], np.float32)
     found = report(jax.nn.relu, x)

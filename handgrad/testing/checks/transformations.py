@@ -190,10 +190,11 @@ def undifferentiated(subject: Subject) -> list[Failure]:
 
 @check("second_order")
 def second_order(subject: Subject) -> list[Failure]:
-    """Reverse over reverse, in float64: ∂⟨dxs, v⟩/∂floats and ∂⟨dxs, v⟩/∂dys.
+    """Reverse over reverse, in float64: ∂S/∂floats and ∂S/∂dys.
 
-    Without a reference ⟨∂⟨dxs, v⟩/∂floats, u⟩ is compared with the difference quotient
-    of ⟨dxs, v⟩ along u.
+    S = ⟨dxs, v⟩ + ⟨ys, dys⟩: a gradient of a gradient differentiates what the forward
+    rule computed its results by, too. Without a reference ⟨∂S/∂floats, u⟩ is compared
+    with the difference quotient of S along u.
     """
     if subject.kinks:
         raise SkipCheck("the arguments lie on kinks")
@@ -205,9 +206,9 @@ def second_order(subject: Subject) -> list[Failure]:
         run = subject.pull(f)
 
         def gradient_of_gradient(floats, fixed, dys, v):
-            dxs, vjp = jax.vjp(lambda x, dy: run(x, fixed, dy).dxs, floats, dys)
-            v = tuple(a.astype(dx.dtype) for a, dx in zip(v, dxs, strict=True))
-            by_floats, by_dys = vjp(v)
+            both, vjp = jax.vjp(lambda x, dy: run(x, fixed, dy), floats, dys)
+            along = jax.tree.map(lambda a, b: a.astype(b.dtype), Outcome(dys, v), both)
+            by_floats, by_dys = vjp(along)
             return Outcome(by_dys, by_floats)
 
         return gradient_of_gradient
@@ -240,17 +241,16 @@ def second_order(subject: Subject) -> list[Failure]:
 def _quotient_of_gradient(
     subject: Subject, actual: Outcome, v: tuple[np.ndarray, ...]
 ) -> list[Failure]:
-    """⟨w, u⟩ against (⟨dxs(x + hu), v⟩ − ⟨dxs(x − hu), v⟩) / 2h."""
+    """⟨w, u⟩ against (S(x + hu) − S(x − hu)) / 2h, S = ⟨dxs, v⟩ + ⟨ys, dys⟩."""
     from handgrad.testing.differences import directional_slope
 
     dys = subject.directions[0]
     u = cast_arrays(subject.random(subject.point.floats, 5), WIDE)
 
     def value(point):
-        dxs = subject.run("rule", dys, point, WIDE).dxs
-        return float(
-            sum(np.sum(np.real(widen(d) * a)) for d, a in zip(dxs, v, strict=True))
-        )
+        ys, dxs = subject.run("rule", dys, point, WIDE)
+        pairs = zip((*dxs, *ys), (*v, *dys), strict=True)
+        return float(sum(np.sum(np.real(widen(d) * a)) for d, a in pairs))
 
     quotient = directional_slope(value, cast(subject.point, WIDE), u)
     terms = [np.real(widen(w) * a) for w, a in zip(actual.dxs, u, strict=True)]
@@ -261,7 +261,7 @@ def _quotient_of_gradient(
     if quotient.kinked or not np.isfinite(quotient.central) or distance <= limit:
         return []
     size = max(size, abs(quotient.central)) or 1.0
-    path = "⟨∂⟨dx, v⟩/∂x, u⟩ (second order)"
+    path = "⟨∂(⟨dx, v⟩ + ⟨y, dy⟩)/∂x, u⟩ (second order)"
     error = distance / size
     return [
         Failure(path, (), slope, quotient.central, error, limit / size, float("inf"))
