@@ -35,7 +35,6 @@ import numpy as np
 from jax import lax
 
 from handgrad import arguments, sharding
-from handgrad.buffers import written_down
 
 
 @dataclasses.dataclass(frozen=True)
@@ -257,16 +256,6 @@ def within(
     return lax.pad(x, fill, _on_spatial(x, config, other=(0, 0, 0)))
 
 
-def settled(x: jax.Array, windows: Windows) -> jax.Array:
-    """x, written down where `views` are of the image itself and ask what is padding.
-
-    XLA on a CPU takes a function like gelu into the one loop over all places, and
-    beside that question it no longer fills the vector unit.
-    """
-    in_place = _seen_in_place(windows) and not all(w.real().all() for w in windows)
-    return written_down(x) if in_place else x
-
-
 def views(
     x: jax.Array, windows: Windows, fill: np.ndarray | None = None
 ) -> list[jax.Array]:
@@ -274,7 +263,6 @@ def views(
 
     A stride reads less than a padded copy holds, so that the copy costs more than to
     look where the image ends; without one the copy makes the loop that follows simple.
-    See `settled`.
     """
     if _seen_in_place(windows):
         return [within(x, place, windows, fill) for place in places(windows)]
@@ -429,7 +417,7 @@ def line(windows: Windows, dimension: int, lengths: Sequence[int]) -> Windows:
 def window_sum(x: jax.Array, windows: Windows) -> jax.Array:
     """Sum of each window: [..., P, Q, C]; of many places one dimension at a time."""
     if math.prod(w.size for w in windows) <= MANY_PLACES:
-        return functools.reduce(jnp.add, views(settled(x, windows), windows))
+        return functools.reduce(jnp.add, views(x, windows))
     for i, w in enumerate(windows):
         axis = x.ndim - 1 - len(windows) + i
         lengths = x.shape[x.ndim - 1 - len(windows) : -1]

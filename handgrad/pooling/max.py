@@ -197,11 +197,11 @@ def extremum(x: jax.Array, spec: ExtremumSpec) -> jax.Array:
 @functools.partial(jax.custom_vjp, nondiff_argnums=(1,))
 def extremum_and_offset(x, spec) -> tuple[jax.Array, jax.Array]:
     """The extremum of each window and the first place that has it."""
-    return _find(windows.settled(x, spec.windows), spec)
+    return _find(x, spec)
 
 
 def _extremum_and_offset_fwd(x, spec):
-    y, offset = _find(x, spec)  # by two loops: x is written down if it is costly
+    y, offset = _find(x, spec)
     offset = written_down(offset) if x.size >= SMALL_IMAGE else offset
     residuals = (offset,)  # where the maximum was: one byte a window, not the input
     return (y, offset), residuals
