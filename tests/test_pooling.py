@@ -260,6 +260,17 @@ def test_lp_pool_of_zeros_has_a_finite_gradient(norm):
     np.testing.assert_allclose(dx, [[0.0], [0.0], [2.0], [0.0]], rtol=1e-6)
 
 
+def test_second_derivative_of_lp_pool_at_zeros():
+    """y² of norm 2 is Σ x²: 2 where x is 0, too, but 0 where a whole window is."""
+    x = jnp.array([0.0, 1.0, 0.0, 0.0])[:, None]
+
+    def slope(x):
+        return jax.grad(lambda x: jnp.sum(handgrad.lp_pool(x, (2,), (2,)) ** 2))(x)
+
+    hessian = jax.jacobian(slope)(x).reshape(4, 4)
+    np.testing.assert_allclose(hessian, np.diag([2, 2, 0, 0]), atol=1e-6)
+
+
 def test_min_pool_wants_the_least():
     x = image([[3, np.inf, 1, 1], [2, 2, np.nan, 0]])
     y = handgrad.min_pool(x, (2, 2), (2, 2))

@@ -149,7 +149,7 @@ def test_cond_and_while(formula, case):
 
 @pytest.mark.parametrize(
     ("formula", "case"),
-    [pair for pair in FIRST + SECOND if pair[1].kinked],
+    [pair for pair in PAIRS if pair[1].kinked],
     ids=identify,
 )
 def test_gradient_of_gradient_on_a_kink(formula, case):
@@ -189,6 +189,65 @@ def test_gradient_of_gradient_on_a_kink(formula, case):
             second_order("autodiff")(arrays, dy, v),
             tolerance=1e-10,
         )
+
+
+def value_beside_a_gradient(function, x, dy):
+    """What the forward rule returns, and its cotangents."""
+    y, vjp = jax.vjp(lambda x: jax.vjp(function, x)[0], x)
+    return y, vjp(dy)[0]
+
+
+@pytest.mark.parametrize(
+    ("formula", "case"),
+    [pair for pair in PAIRS if pair[1].network is None and pair[1].rule in ONE],
+    ids=identify,
+)
+def test_the_value_beside_a_gradient_has_the_rules_gradient(formula, case):
+    """A gradient of a gradient differentiates what the forward rule returns."""
+    function = case.function(formula)
+
+    @jax.jit
+    def beside(arrays, dy):
+        floating, fixed = measure.split(arrays)
+        f = lambda floating: function(**floating, **fixed)
+        return value_beside_a_gradient(f, floating, dy)
+
+    arrays, dy = inputs(case)
+    assert_close(beside(arrays, dy), jitted(formula, case)(arrays, dy))
+
+
+LOGITS = jnp.asarray(np.random.default_rng(0).standard_normal((3, 4)), jnp.float32)
+ONE_HOT = jax.nn.one_hot(jnp.array([0, 2, 1]), 4)
+ZEROS = jnp.zeros((2, 4, 1)).at[0, 0].set(1)
+AT_ODDS = {  # where the formula of the value has another derivative than the rule
+    **{
+        f"lp_pool of zeros, norm {e}": (
+            lambda x, e=e: handgrad.lp_pool(x, (2,), (2,), norm=e),
+            ZEROS,
+        )
+        for e in (1, 1.5, 2, 3)
+    },
+    "cross-entropy, labels of 0": (
+        lambda labels: handgrad.softmax_cross_entropy(LOGITS, labels),
+        ONE_HOT,
+    ),
+    "poly loss, labels of 0": (
+        lambda labels: handgrad.poly_loss_cross_entropy(LOGITS, labels),
+        ONE_HOT,
+    ),
+    "logsumexp, factors of 0": (
+        lambda b: handgrad.logsumexp(LOGITS, axis=-1, b=b),
+        ONE_HOT,
+    ),
+}
+
+
+@pytest.mark.parametrize("name", AT_ODDS)
+def test_the_value_beside_a_gradient_where_its_formula_is_at_odds(name):
+    function, x = AT_ODDS[name]
+    y, vjp = jax.vjp(function, x)
+    dy = jnp.arange(1.0, y.size + 1).reshape(y.shape)
+    assert_close(value_beside_a_gradient(function, x, dy), (y, vjp(dy)[0]))
 
 
 @small_pair

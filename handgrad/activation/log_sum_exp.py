@@ -114,9 +114,10 @@ def _logsumexp(a, b, where, axes):
 
 
 def _logsumexp_fwd(a, b, where, axes):
-    y, normalizer = _logsumexp_terms(a, b, where, axes)
+    _, normalizer = _logsumexp_terms(a, b, where, axes)
     residuals = (a, b, where, normalizer)  # a was there before
-    return y, residuals
+    # By the rule: the terms have no derivative with respect to a factor of 0.
+    return _logsumexp(a, b, where, axes), residuals
 
 
 def _logsumexp_bwd(axes, residuals, cotangents):

@@ -102,8 +102,10 @@ def _autodiff_softmax_cross_entropy(logits, labels, where, axes):
 
 def _cross_entropy_value(logits, labels, where, axes):
     normalizer = maximum_and_sum(masked(logits, where), axes)
-    counts = labels != 0 if where is None else where & (labels != 0)
     terms = _negative_log_probabilities(logits, *normalizer)
+    # 0 · ∞ counts for nothing; 0 times a number does, for its label's derivative.
+    counts = (labels != 0) | (terms < jnp.inf)
+    counts = counts if where is None else where & counts
     terms *= labels.astype(terms.dtype)
     loss = reductions.total(jnp.where(counts, terms, 0), axes)
     return lax.squeeze(loss, axes).astype(logits.dtype), normalizer

@@ -302,7 +302,8 @@ def _bin_maxima_fwd(x, spec):
         first = functools.partial(_first_offset, axis=axis, unit=dtype(units[i]))
         y, offset = _maxima(y, bins, axis), _bins(bins, axis, first, y, offset)
     residuals = (offset,)  # where the maximum was in its bin
-    return y, residuals
+    # By the rule: a second derivative goes to the first of equals, too.
+    return _bin_maxima(x, spec), residuals
 
 
 def _first_offset(part, found, *, axis, unit):

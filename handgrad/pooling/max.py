@@ -197,12 +197,13 @@ def extremum(x: jax.Array, spec: ExtremumSpec) -> jax.Array:
 @functools.partial(jax.custom_vjp, nondiff_argnums=(1,))
 def extremum_and_offset(x, spec) -> tuple[jax.Array, jax.Array]:
     """The extremum of each window and the first place that has it."""
-    return _find(x, spec)
+    best, offset = _find(x, spec)
+    return best, written_down(offset) if x.size >= SMALL_IMAGE else offset
 
 
 def _extremum_and_offset_fwd(x, spec):
-    y, offset = _find(x, spec)
-    offset = written_down(offset) if x.size >= SMALL_IMAGE else offset
+    # By the rule, not by `_find`: a second derivative goes to the first of equals, too.
+    y, offset = extremum_and_offset(x, spec)  # type: ignore[misc]
     residuals = (offset,)  # where the maximum was: one byte a window, not the input
     return (y, offset), residuals
 

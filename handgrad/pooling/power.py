@@ -121,9 +121,12 @@ def _lp_pool(x, spec):
 
 
 def _norms(x, spec):
-    magnitude = jnp.abs(x.astype(arguments.accumulator(x.dtype)))
+    wide = x.astype(arguments.accumulator(x.dtype))
+    magnitude = wide * jnp.sign(wide)  # |x|, with the derivative 0 at 0
     total = windows.window_sum(_power(magnitude, spec.exponent), spec.windows)
-    return _root(total, spec.exponent)
+    # A second derivative asks for the root's own, which at 0 is infinite.
+    zeros = total == 0
+    return jnp.where(zeros, total, _root(jnp.where(zeros, 1, total), spec.exponent))
 
 
 def _lp_pool_fwd(x, spec):
@@ -142,7 +145,10 @@ def _lp_pool_bwd(spec, residuals, dy):
         divisor = _power(jnp.where(zeros, jnp.ones_like(y), y), spec.exponent - 1)
         share = jnp.where(zeros, arguments.zero(y.dtype), dy.astype(y.dtype) / divisor)
     wide = x.astype(y.dtype)
-    slope = jnp.sign(wide) * _power(jnp.abs(wide), spec.exponent - 1)
+    if spec.exponent == 2:
+        slope = wide  # the same, with a derivative at 0
+    else:
+        slope = jnp.sign(wide) * _power(jnp.abs(wide), spec.exponent - 1)
     return ((slope * spread(share, spec.windows)).astype(x.dtype),)
 
 
