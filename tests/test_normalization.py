@@ -104,7 +104,7 @@ def test_standardize_equals_jax_nn():
 def test_statistics_are_differentiable(name, options):
     """Running averages do not need it; whoever penalises a statistic does."""
     with jax.enable_x64(True):
-        arrays = [np.asarray(a, np.float64) for a in (X, SCALE, BIAS)]
+        arrays = [np.asarray(a, np.float64) for a in (X, SCALE, BIAS, 0.3)]
 
         def gradients(implementation):
             op = functools.partial(
@@ -114,12 +114,12 @@ def test_statistics_are_differentiable(name, options):
                 implementation=implementation,
             )
 
-            def loss(*arrays):
-                y, mean, variance = op(*arrays)
+            def loss(x, scale, bias, epsilon):
+                y, mean, variance = op(x, scale, bias, epsilon=epsilon)
                 first = jnp.sum(jnp.sin(y)) + jnp.sum(jnp.sin(3 * mean))
                 return first + jnp.sum(jnp.cos(variance))
 
-            return jax.jit(jax.grad(loss, (0, 1, 2)))(*arrays)
+            return jax.jit(jax.grad(loss, (0, 1, 2, 3)))(*arrays)
 
         for a, e in zip(gradients(None), gradients("autodiff"), strict=True):
             np.testing.assert_allclose(a, e, rtol=1e-9, atol=1e-11)
@@ -159,21 +159,24 @@ def test_statistics_of_several_devices(implementation):
         handgrad.batch_norm, activation="relu", return_statistics=True
     )
 
-    def loss(function, x, scale, bias):
-        y, mean, variance = function(x, scale, bias)
+    def normalised(x, scale, bias, epsilon, **options):
+        return norm(x, scale, bias, epsilon=epsilon, **options)
+
+    def loss(function, *arrays):
+        y, mean, variance = function(*arrays)
         return jnp.sum(y * dy) + jnp.sum(jnp.sin(mean)) + jnp.sum(jnp.cos(variance))
 
     sharded = jax.shard_map(
-        functools.partial(norm, axis_name="data", implementation=implementation),
+        functools.partial(normalised, axis_name="data", implementation=implementation),
         mesh=mesh,
-        in_specs=(P("data"), P(), P()),
+        in_specs=(P("data"), P(), P(), P()),
         out_specs=(P("data"), P(), P()),
     )
     ours, whole = (
-        jax.jit(jax.value_and_grad(functools.partial(loss, f), (0, 1, 2)))(
-            x, SCALE, BIAS
+        jax.jit(jax.value_and_grad(functools.partial(loss, f), (0, 1, 2, 3)))(
+            x, SCALE, BIAS, jnp.float32(0.3)
         )
-        for f in (sharded, norm)
+        for f in (sharded, normalised)
     )
     for a, e in zip(jax.tree.leaves(ours), jax.tree.leaves(whole), strict=True):
         np.testing.assert_allclose(a, e, rtol=1e-4, atol=1e-5)
@@ -184,6 +187,15 @@ def test_statistics_over_a_vmapped_axis():
     norm = functools.partial(handgrad.batch_norm, axis_name="many")
     y = jax.vmap(norm, axis_name="many")(x)
     np.testing.assert_allclose(y, handgrad.batch_norm(x), rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("name", ["batch_norm", "layer_norm", "rms_norm"])
+def test_each_example_may_have_its_epsilon(name):
+    norm = getattr(handgrad, name)
+    slope = jax.grad(lambda e, x: jnp.sum(jnp.sin(norm(x, epsilon=e))))
+    x, epsilons = array(3, 5, 6), jnp.array([0.1, 1.0, 3.0])
+    each = [slope(e, a) for e, a in zip(epsilons, x, strict=True)]
+    np.testing.assert_allclose(jax.vmap(slope)(epsilons, x), each, rtol=1e-4, atol=1e-5)
 
 
 def test_norms_keep_their_input_and_two_numbers_a_statistic():
