@@ -24,9 +24,7 @@ right, so that any number of batch axes may lead.
 """
 
 import dataclasses
-import functools
 import itertools
-import math
 from collections.abc import Callable, Iterator, Sequence
 
 import jax
@@ -34,7 +32,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax import lax
 
-from handgrad import arguments, sharding
+from handgrad import arguments
 
 
 @dataclasses.dataclass(frozen=True)
@@ -226,57 +224,6 @@ def view(padded: jax.Array, place: Sequence[int], windows: Windows) -> jax.Array
     )
 
 
-def within(
-    x: jax.Array, place: Sequence[int], windows: Windows, fill: np.ndarray | None = None
-) -> jax.Array:
-    """`view` of an image that is not padded: no copy in the loop that reads it.
-
-    Args:
-      x: image [..., H, W, C].
-      place: the place (k, l, ...) in the window.
-      windows: one for each spatial dimension, none with an input dilation.
-      fill: what a window sees outside of the image; 0 by default.
-    """
-    config = []
-    for axis, (w, k) in enumerate(
-        zip(windows, place, strict=True), x.ndim - 1 - len(windows)
-    ):
-        real = np.flatnonzero(w.real()[:, k])
-        if not real.size:
-            x = lax.slice_in_dim(x, 0, 0, axis=axis)
-            config.append((w.output, 0, 0))
-            continue
-        before, behind = int(real[0]), int(real[-1])
-        start, last = (w.stride * p + w.dilation * k - w.low for p in (before, behind))
-        x = lax.slice_in_dim(x, start, last + 1, w.stride, axis)
-        config.append((before, w.output - 1 - behind, 0))
-    if not any(any(ends) for ends in config):
-        return x
-    fill = arguments.zero(x.dtype) if fill is None else fill
-    return lax.pad(x, fill, _on_spatial(x, config, other=(0, 0, 0)))
-
-
-def views(
-    x: jax.Array, windows: Windows, fill: np.ndarray | None = None
-) -> list[jax.Array]:
-    """The pixels of every window, [..., P, Q, C] for each place in row-major order.
-
-    A stride reads less than a padded copy holds, so that the copy costs more than to
-    look where the image ends; without one the copy makes the loop that follows simple.
-    """
-    if _seen_in_place(windows):
-        return [within(x, place, windows, fill) for place in places(windows)]
-    image = pad(x, windows, fill)
-    if image is not x:
-        image = lax.optimization_barrier(image)
-    return [view(image, place, windows) for place in places(windows)]
-
-
-def _seen_in_place(windows):
-    strided = any(w.stride > 1 for w in windows)
-    return strided and all(w.input_dilation == 1 for w in windows)
-
-
 def spread(piece: Callable[..., jax.Array], windows: Windows) -> jax.Array:
     """Gives every pixel the sum of what the windows hold for it: `view` transposed.
 
@@ -412,24 +359,6 @@ def line(windows: Windows, dimension: int, lengths: Sequence[int]) -> Windows:
         w if i == dimension else Window(input=length, size=1)
         for i, (w, length) in enumerate(zip(windows, lengths, strict=True))
     )
-
-
-def window_sum(x: jax.Array, windows: Windows) -> jax.Array:
-    """Sum of each window: [..., P, Q, C]; of many places one dimension at a time."""
-    if math.prod(w.size for w in windows) <= MANY_PLACES:
-        return functools.reduce(jnp.add, views(x, windows))
-    for i, w in enumerate(windows):
-        axis = x.ndim - 1 - len(windows) + i
-        lengths = x.shape[x.ndim - 1 - len(windows) : -1]
-        image = pad(x, line(windows, i, lengths))
-        if w.size > MANY_PLACES and w.stride == w.size and w.dilation == 1:
-            x = jnp.sum(sharding.split(image, axis, (w.output, w.size)), axis + 1)
-        else:
-            one = line(windows, i, lengths)
-            x = functools.reduce(
-                jnp.add, [view(image, place, one) for place in places(one)]
-            )
-    return x
 
 
 def reduce_window(x: jax.Array, init, operation, windows: Windows) -> jax.Array:

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 import handgrad
 from handgrad import windows
-from handgrad.pooling import max as maximum
+from handgrad.pooling import views
 from handgrad.testing import strategies
 
 
@@ -132,7 +132,7 @@ def pool_options(described):
     }
 
 
-@pytest.mark.parametrize("large", [2**20, 0], ids=["whole", "border apart"])
+@pytest.mark.parametrize("large", [2**16, 0], ids=["whole", "by strips"])
 @given(
     described=st.lists(
         strategies.windows(input_dilation=False), min_size=1, max_size=2
@@ -157,14 +157,14 @@ def test_max_pool_over_drawn_geometries(large, described, kind):
 
     def ours(x):
         with pytest.MonkeyPatch.context() as patch:
-            patch.setattr(maximum, "LARGE_IMAGE", large)
+            patch.setattr(views, "LARGE_IMAGE", large)
             y = handgrad.max_pool(x, **pool_options(described))
         return jnp.maximum(y, -1e300)
 
     agrees(ours, reference, x)
 
 
-@pytest.mark.parametrize("large", [2**20, 0], ids=["whole", "border apart"])
+@pytest.mark.parametrize("large", [2**16, 0], ids=["whole", "by strips"])
 @given(
     described=st.lists(strategies.windows(), min_size=1, max_size=3),
     kind=st.sampled_from(["max", "min", "sum"]),
@@ -191,7 +191,7 @@ def test_reduce_window_over_drawn_geometries(large, described, kind):
 
     def ours(x):
         with pytest.MonkeyPatch.context() as patch:
-            patch.setattr(maximum, "LARGE_IMAGE", large)
+            patch.setattr(views, "LARGE_IMAGE", large)
             y = getattr(handgrad, f"reduce_window_{kind}")(x, **options)
         return jnp.where(jnp.isinf(y), fill, y)
 

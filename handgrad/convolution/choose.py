@@ -266,8 +266,9 @@ TABLE = (
             and g.pixels >= 200
             and g.examples * g.pixels >= 2**14
         ),
-        "3×3 on 32 channels, 32 images of 32 px: 1.3 to 1.5; of 16 px 0.8 in a chain "
-        "of layers (`python -m experiments.benchmark scale --sweeps depth`)",
+        "3×3 on 32 channels, 32 images of 32 px: 1.3 to 2.2 (`python -m "
+        "experiments.benchmark ops '3x3 32 32px'`); with fewer pixels not faster in a "
+        "chain of layers",
         kernel_gradient="winograd",
     ),
     Line(

@@ -23,9 +23,10 @@ import jax.numpy as jnp
 import numpy as np
 from jax import lax
 
-from handgrad import arguments, windows
+from handgrad import arguments, sharding, windows
 from handgrad.pooling.arguments import image_and_windows
 from handgrad.pooling.upsample import upsample
+from handgrad.pooling.views import by_strips, views_of
 from handgrad.rules import RULES, register
 from handgrad.windows import Windows
 
@@ -161,10 +162,37 @@ def autodiff_sum(x: jax.Array, spec: Windows) -> jax.Array:
     return windows.reduce_window(x, 0, lax.add, spec)
 
 
+def window_totals(x: jax.Array, described: Windows) -> jax.Array:
+    """Sum of each window: [..., P, Q, C]; of many places one dimension at a time.
+
+    Args:
+      x: image [..., H, W, C].
+      described: one window for each spatial dimension.
+    """
+    if math.prod(w.size for w in described) <= windows.MANY_PLACES:
+        return by_strips(x, described, _sum_of_views)
+    for i, w in enumerate(described):
+        axis = x.ndim - 1 - len(described) + i
+        one = windows.line(described, i, x.shape[x.ndim - 1 - len(described) : -1])
+        image = windows.pad(x, one)
+        if w.size > windows.MANY_PLACES and w.stride == w.size and w.dilation == 1:
+            x = jnp.sum(sharding.split(image, axis, (w.output, w.size)), axis + 1)
+        else:
+            places = windows.places(one)
+            x = functools.reduce(
+                jnp.add, [windows.view(image, place, one) for place in places]
+            )
+    return x
+
+
+def _sum_of_views(x, described):
+    return functools.reduce(jnp.add, views_of(x, described))
+
+
 @functools.partial(jax.custom_vjp, nondiff_argnums=(1,))
 def window_sum(x, spec):
     """The sum of each window; in float32 for 16-bit numbers."""
-    total = windows.window_sum(x.astype(arguments.accumulator(x.dtype)), spec)
+    total = window_totals(x.astype(arguments.accumulator(x.dtype)), spec)
     return total.astype(x.dtype)
 
 
@@ -195,7 +223,7 @@ def _autodiff_avg_pool(x, spec):
 @functools.partial(jax.custom_vjp, nondiff_argnums=(1,))
 def average(x, spec):
     """The mean of each window."""
-    total = windows.window_sum(x.astype(arguments.accumulator(x.dtype)), spec.windows)
+    total = window_totals(x.astype(arguments.accumulator(x.dtype)), spec.windows)
     return spec.mean(total).astype(x.dtype)
 
 

@@ -22,7 +22,6 @@ error. Padding never takes it: a window that holds a pixel hands its error to a 
 
 import dataclasses
 import functools
-import itertools
 import math
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
@@ -36,13 +35,12 @@ from handgrad import arguments, sharding, windows
 from handgrad.buffers import written_down
 from handgrad.pooling.arguments import image_and_windows
 from handgrad.pooling.upsample import largest, upsample
+from handgrad.pooling.views import by_strips, views_of
 from handgrad.rules import RULES, register
-from handgrad.windows import Window, Windows
+from handgrad.windows import Windows
 
 # Of an image with fewer numbers the search costs less than to write its result down.
 SMALL_IMAGE = 2**17
-# Of one with more numbers a padded copy costs more than to search its border apart.
-LARGE_IMAGE = 2**20
 # So many places of a long line are compared at once.
 PIECE = 8
 
@@ -223,26 +221,24 @@ register("min_pool", source=_SOURCE, autodiff=autodiff_extremum)(extremum)
 
 def _find(x, spec) -> Any:
     """The extremum and the offset of each window."""
-    if (
-        spec.places <= windows.MANY_PLACES
-        and any(w.stride > 1 for w in spec.windows)
-        and all(w.input_dilation == 1 for w in spec.windows)
-    ):
-        views = windows.views(x, spec.windows, spec.worst(x.dtype))
-        return functools.reduce(spec.better, views), _find_offset(x, spec)
-    best, offset = _padded(x, spec), None
+    if spec.places <= windows.MANY_PLACES:
+        return by_strips(x, spec.windows, functools.partial(_find_in, spec=spec))
+    best, offset = windows.pad(x, spec.windows, spec.worst(x.dtype)), None
+    best = best if best is x else lax.optimization_barrier(best)
     overlapping = any(w.stride < w.extent for w in spec.windows)
-    for group, unit in _groups(spec.windows):
+    for line, unit in _lines(spec.windows):
         if offset is not None and not overlapping:
             # The loop of the next line would compute them for each of its views.
             best, offset = written_down(best), written_down(offset)
-        best, offset = _search(best, offset, group, unit, spec)
+        best, offset = _search(best, offset, line, unit, spec)
     return best, _not_in_padding(best, offset, spec)
 
 
-def _padded(x, spec):
-    image = windows.pad(x, spec.windows, spec.worst(x.dtype))
-    return image if image is x else lax.optimization_barrier(image)
+def _find_in(x, described, *, spec):
+    """`_find` for a few places, all at once."""
+    spec = dataclasses.replace(spec, windows=described)
+    best, offset = _best_of(views_of(x, described, spec.worst(x.dtype)), None, 1, spec)
+    return best, _not_in_padding(best, offset, spec)
 
 
 def _not_in_padding(best, offset, spec):
@@ -250,41 +246,6 @@ def _not_in_padding(best, offset, spec):
     if all(w.real().all() for w in spec.windows):
         return offset
     return jnp.where(best == spec.worst(best.dtype), _first_real(spec), offset)
-
-
-def _find_offset(x, spec):
-    """The offset of each window's extremum.
-
-    Of a large image the windows inside of it are searched by themselves, and only the
-    strips that the others see are padded.
-    """
-    for i, w in enumerate(spec.windows):
-        inside = _inside(w)
-        if x.size < LARGE_IMAGE or not 0 < len(inside) < w.output:
-            continue
-        axis, found = x.ndim - 1 - len(spec.windows) + i, []
-        for start, stop in itertools.pairwise((0, inside.start, inside.stop, w.output)):
-            if start == stop:
-                continue
-            first = w.stride * start - w.low
-            last = w.stride * (stop - 1) - w.low + w.extent
-            begin, end = max(first, 0), min(last, w.input)
-            strip = dataclasses.replace(
-                w, input=end - begin, low=begin - first, high=last - end
-            )
-            described = (*spec.windows[:i], strip, *spec.windows[i + 1 :])
-            found.append(
-                _find_offset(
-                    lax.slice_in_dim(x, begin, end, axis=axis),
-                    dataclasses.replace(spec, windows=described),
-                )
-            )
-        return jnp.concatenate(found, axis)
-    image = _padded(x, spec)
-    places = windows.places(spec.windows)
-    views = [windows.view(image, place, spec.windows) for place in places]
-    offsets = [spec.offset_dtype.type(k) for k in range(len(views))]
-    return _not_in_padding(*_first_place(views, offsets, spec), spec)
 
 
 def _first_place(views, offsets, spec):
@@ -301,38 +262,26 @@ def _first_place(views, offsets, spec):
     return best, found
 
 
-def _inside(w: Window) -> range:
-    """The windows inside of the image, if all others reach into it."""
-    if max(w.low, w.high) >= w.extent:
-        return range(0)
-    first = -(-max(w.low, 0) // w.stride)
-    last = (w.input + w.low - w.extent) // w.stride
-    return range(first, min(last + 1, w.output))
+def _lines(described: Windows) -> Iterator[tuple[Windows, int]]:
+    """The windows of each dimension alone, the last first, and what its places count.
 
-
-def _groups(described: Windows) -> Iterator[tuple[Windows, int]]:
-    """Windows to search after one another, each with what its places count for.
-
-    All dimensions at once if there are few places, else line by line, the last first.
+    Each is searched in what the one before found.
     """
-    sizes = [w.size for w in described]
-    if math.prod(sizes) <= windows.MANY_PLACES:
-        yield described, 1
-        return
     lengths = [w.covered for w in described]
     for i in reversed(range(len(described))):
-        yield windows.line(described, i, lengths), math.prod(sizes[i + 1 :])
+        unit = math.prod(w.size for w in described[i + 1 :])
+        yield windows.line(described, i, lengths), unit
         lengths[i] = described[i].output
 
 
-def _search(image, offset, group, unit, spec):
+def _search(image, offset, line, unit, spec):
     """The best of each window, and its offset: that place's own, plus unit · place."""
-    (long,) = [w for w in group if w.size > windows.MANY_PLACES] or [None]
+    (long,) = [w for w in line if w.size > windows.MANY_PLACES] or [None]
     if long and long.stride == long.size and long.dilation == 1:
-        return _search_blocks(image, offset, group.index(long), long, unit, spec)
-    views = [windows.view(image, place, group) for place in windows.places(group)]
+        return _search_blocks(image, offset, line.index(long), long, unit, spec)
+    views = [windows.view(image, place, line) for place in windows.places(line)]
     if offset is not None:
-        offset = [windows.view(offset, place, group) for place in windows.places(group)]
+        offset = [windows.view(offset, place, line) for place in windows.places(line)]
     return _best_of(views, offset, unit, spec)
 
 
@@ -420,10 +369,10 @@ def search_in_one_pass(
 
 
 def _hand_back(dy, offset, spec):
-    """Each window's error to its maximum, in the order of `_groups` turned round."""
-    groups = list(_groups(spec.windows))
+    """Each window's error to its maximum, in the order of `_lines` turned round."""
+    at_once = spec.places <= windows.MANY_PLACES or len(spec.windows) == 1
     overlapping = any(w.stride < w.extent for w in spec.windows)
-    if len(groups) == 1 or not overlapping:
+    if at_once or not overlapping:
         return upsample(dy, spec.windows, offset)
     lengths = [w.output for w in spec.windows]
     for i, w in enumerate(spec.windows):

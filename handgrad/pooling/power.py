@@ -21,9 +21,9 @@ import jax.numpy as jnp
 import numpy as np
 from jax import lax
 
-from handgrad import arguments, windows
+from handgrad import arguments
 from handgrad.pooling.arguments import image_and_windows
-from handgrad.pooling.average import autodiff_sum, spread
+from handgrad.pooling.average import autodiff_sum, spread, window_totals
 from handgrad.rules import RULES, register
 from handgrad.windows import Windows
 
@@ -123,7 +123,7 @@ def _lp_pool(x, spec):
 def _norms(x, spec):
     wide = x.astype(arguments.accumulator(x.dtype))
     magnitude = wide * jnp.sign(wide)  # |x|, with the derivative 0 at 0
-    total = windows.window_sum(_power(magnitude, spec.exponent), spec.windows)
+    total = window_totals(_power(magnitude, spec.exponent), spec.windows)
     # A second derivative asks for the root's own, which at 0 is infinite.
     zeros = total == 0
     return jnp.where(zeros, total, _root(jnp.where(zeros, 1, total), spec.exponent))
