@@ -7,7 +7,8 @@ import numpy as np
 import pytest
 
 import handgrad
-from handgrad import ConvFormulas
+from handgrad import ConvFormulas, cases
+from handgrad.convolution import choose
 
 RANDOM = np.random.default_rng(0)
 
@@ -142,9 +143,13 @@ def test_flax_takes_it_as_its_hook(padding):
         ((8, 8, 4), (3, 3, 1, 4), 4, ("taps", "taps", "taps")),
         ((8, 8, 64), (3, 3, 1, 128), 64, ("taps", "grouped", "grouped")),
         ((8, 8, 8), (3, 3, 4, 8), 2, ("grouped", "grouped", "grouped")),
-        ((8, 8, 8), (1, 1, 4, 8), 2, ("rot180", "rot180", "grouped")),
+        ((8, 8, 8), (1, 1, 4, 8), 2, ("rot180", "rot180", "gemm")),
+        ((8, 8, 16), (1, 1, 2, 16), 8, ("grouped", "grouped", "gemm")),
+        ((4, 5, 4, 8), (1, 1, 1, 8, 4), 1, ("taps", "taps", "taps")),
         ((4, 5, 4, 8), (3, 3, 3, 8, 4), 1, ("slices", "slices", "slices")),
-        ((20, 20, 48), (3, 3, 48, 64), 1, ("winograd",) * 3),
+        ((20, 20, 128), (3, 3, 128, 128), 1, ("winograd",) * 3),
+        ((20, 20, 96), (3, 3, 96, 96), 1, ("rot180", "rot180", "winograd")),
+        ((20, 20, 48), (3, 3, 48, 64), 1, ("rot180", "rot180", "winograd")),
         ((14, 14, 48), (3, 3, 48, 64), 1, ("rot180",) * 3),
         ((112, 112, 32), (3, 3, 32, 32), 1, ("rot180", "rot180", "winograd")),
         ((64, 64, 32), (3, 3, 32, 32), 1, ("rot180", "rot180", "rot180")),
@@ -165,16 +170,16 @@ def test_flax_takes_it_as_its_hook(padding):
         ((6, 6, 16), (5, 1, 16, 16), 1, ("rot180", "rot180", "taps")),
         ((8, 8, 1), (5, 5, 1, 6), 1, ("taps", "taps", "rot180")),
         ((8, 8, 1), (3, 3, 1, 32), 1, ("rot180", "gemm", "rot180")),
-        ((8, 8, 3), (7, 7, 3, 16), 1, ("rot180", "taps", "rot180")),
-        ((8, 8, 16), (1, 1, 16, 16), 1, ("rot180", "rot180", "taps")),
+        ((8, 8, 3), (7, 7, 3, 16), 1, ("rot180", "taps", "slices")),
+        ((8, 8, 16), (1, 1, 16, 16), 1, ("taps", "taps", "taps")),
+        ((8, 8, 64), (1, 3, 64, 64), 1, ("rot180", "rot180", "slices")),
+        ((8, 8, 16), (1, 3, 16, 16), 1, ("rot180", "rot180", "rot180")),
         ((8, 8, 16), (3, 3, 16, 16), 1, ("rot180", "rot180", "rot180")),
         ((12, 12, 3), (11, 11, 3, 4), 1, ("rot180", "rot180", "rot180")),
     ],
 )
 def test_every_line_of_the_choice(monkeypatch, x, kernel, groups, expected):
     """The table's line, and the gradients of what it chose against autodiff's."""
-    from handgrad.convolution import choose
-
     chosen = []
     formulas = choose.formulas
 
@@ -200,24 +205,65 @@ def test_every_line_of_the_choice(monkeypatch, x, kernel, groups, expected):
 
 
 @pytest.mark.parametrize(
-    ("x", "kernel", "stride", "expected"),
+    ("x", "kernel", "options", "expected"),
     [
-        ((8, 8, 3), (4, 4, 3, 48), 4, ("rot180", "phases", "rot180")),
-        ((8, 8, 3), (7, 7, 3, 64), 2, ("rot180", "phases", "rot180")),
-        ((8, 8, 3), (3, 3, 3, 32), 2, ("phases", "rot180", "rot180")),
-        ((4, 4, 64), (2, 2, 64, 48), 2, ("rot180", "rot180", "gemm")),
-        ((8, 8, 64), (3, 3, 64, 64), 2, ("rot180", "rot180", "rot180")),
-        ((4, 4, 64), (3, 3, 64, 64), 2, ("rot180", "gemm", "rot180")),
-        ((14, 14, 256), (3, 3, 256, 512), 2, ("rot180", "gemm", "rot180")),
+        ((8, 8, 3), (4, 4, 3, 48), {"strides": 4}, ("rot180", "phases", "gemm")),
+        ((8, 8, 3), (7, 7, 3, 64), {"strides": 2}, ("rot180", "phases", "slices")),
+        ((8, 8, 3), (3, 3, 3, 32), {"strides": 2}, ("phases", "phases", "rot180")),
+        ((4, 4, 64), (2, 2, 64, 48), {"strides": 2}, ("rot180", "rot180", "gemm")),
+        ((8, 8, 64), (3, 3, 64, 64), {"strides": 2}, ("rot180", "rot180", "rot180")),
+        ((46, 46, 64), (3, 3, 64, 64), {"strides": 2}, ("rot180", "rot180", "taps")),
+        ((46, 46, 32), (3, 3, 32, 64), {"strides": 2}, ("rot180",) * 3),
+        ((4, 4, 64), (3, 3, 64, 64), {"strides": 2}, ("rot180", "gemm", "rot180")),
+        ((14, 14, 256), (3, 3, 256, 512), {"strides": 2}, ("rot180", "gemm", "rot180")),
+        ((8, 8, 8), (1, 1, 8, 8), {"strides": 2}, ("rot180", "rot180", "taps")),
+        (
+            (9, 9, 64),
+            (3, 3, 64, 64),
+            {"kernel_dilation": 2},
+            ("rot180",) * 2 + ("slices",),
+        ),
+        ((9, 9, 16), (3, 3, 16, 16), {"kernel_dilation": 2}, ("rot180",) * 3),
+        ((9, 9, 16), (4, 4, 16, 16), {"input_dilation": 2}, ("transposed",) * 3),
+        (
+            (4, 4, 16),
+            (4, 4, 16, 16),
+            {"input_dilation": 2},
+            ("rot180", "transposed", "transposed"),
+        ),
     ],
 )
-def test_the_choice_of_a_strided_convolution(x, kernel, stride, expected):
-    numbers = ("NHWC", "HWIO", "NHWC")
-    strides = (stride, stride)
-    chosen = handgrad.explain_choice(
-        (2, *x), kernel, strides, "SAME", dimension_numbers=numbers, platform="cpu"
-    )
-    assert chosen.formulas == ConvFormulas(*expected)
+def test_the_choice_with_strides_and_dilations(x, kernel, options, expected):
+    """The table's line, and the gradients of what it chose against autodiff's."""
+    with choose.recording() as asked:
+        arrays = normal(2, *x), normal(*kernel)
+        gradients = [
+            jax.jit(
+                jax.grad(
+                    lambda x, k, how=how: jnp.sum(
+                        jnp.sin(handgrad.conv(x, k, implementation=how, **options))
+                    ),
+                    (0, 1),
+                )
+            )(*arrays)
+            for how in (None, "autodiff")
+        ]
+    for a, b in zip(*gradients, strict=True):
+        np.testing.assert_allclose(a, b, rtol=1e-3, atol=1e-3 * float(jnp.abs(b).max()))
+    assert choose.on_platform(asked[0], "cpu") == ConvFormulas(*expected)
+
+
+def test_every_line_of_the_choice_decides_for_a_named_layer():
+    with choose.recording() as asked:
+        for case in (*cases.CASES, *cases.LAYERS):
+            if case.rule.startswith("conv"):
+                jax.eval_shape(case.function(), **case.arrays("float32"))
+    chosen = {
+        because
+        for geometry in asked
+        for _, because in choose.by_table(geometry, "cpu").values()
+    }
+    assert {line.because for line in choose.TABLE} <= chosen
 
 
 def test_choice_waits_for_the_platform():

@@ -168,7 +168,7 @@ def _layer(network, name, x, kernel, **options) -> Case:
 
 def _transposed(network, name, lhs, rhs) -> Case:
     samples = {"lhs": normal(*lhs), "rhs": normal(*rhs)}
-    options = {"strides": (2, 2), "padding": "SAME"}
+    options = {"strides": (2,) * (len(lhs) - 2), "padding": "SAME"}
     return Case("conv_transpose", f"{network} {name}", samples, options, network)
 
 
@@ -302,6 +302,8 @@ LAYERS = (
     _transposed("dcgan", "4x4/2 128-64 14px", (32, 14, 14, 128), (4, 4, 128, 64)),
     _transposed("dcgan", "4x4/2 128-64 28px", (8, 28, 28, 128), (4, 4, 128, 64)),
     _transposed("dcgan", "4x4/2 64-3 32px", (16, 32, 32, 64), (4, 4, 64, 3)),
+    _transposed("hifigan", "4/2 128-64", (4, 2000, 128), (4, 128, 64)),
+    _transposed("unet3d", "2x2x2/2 64 8px", (1, 8, 8, 8, 64), (2, 2, 2, 64, 64)),
     _layer(
         "wavenet",
         "2 taps rate 8 64-128",

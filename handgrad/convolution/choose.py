@@ -15,7 +15,7 @@ from collections.abc import Callable, Iterator
 
 import numpy as np
 
-from handgrad.convolution import phases, taps, transposed, tuned, winograd
+from handgrad.convolution import tuned
 from handgrad.convolution.spec import ConvFormulas, ConvSpec
 from handgrad.rules import RULES
 from handgrad.windows import Window
@@ -38,6 +38,10 @@ class Geometry:
     x_shape: tuple[int, ...]
     kernel_shape: tuple[int, ...]
     spec: ConvSpec
+
+    def suits(self, formula: str) -> bool:
+        """Whether a formula can do it, on its mesh, too."""
+        return not RULES["conv"].formulas[formula].unsuitable(self.spec)
 
     @property
     def groups(self) -> int:
@@ -67,7 +71,7 @@ class Geometry:
     @property
     def dilated_image(self) -> bool:
         """Whether it is the transpose of a strided convolution."""
-        return transposed.unsuitable(self.spec) is None
+        return self.suits("transposed")
 
     @property
     def dimensions(self) -> int:
@@ -103,12 +107,18 @@ class Geometry:
     def strided(self) -> bool:
         """Whether one group is seen in strides, and no zero is inserted beforehand."""
         strides = any(w.stride > 1 for w in self.spec.windows)
-        return strides and self.groups == 1 and phases.unsuitable(self.spec) is None
+        return strides and self.groups == 1 and self.suits("phases")
 
     @property
     def disjoint(self) -> bool:
         """Whether the windows are the tiles of a strided image."""
         return self.strided and all(w.stride == w.size for w in self.spec.windows)
+
+    @property
+    def sparse(self) -> bool:
+        """Whether an image's kernel is one row or leaves out rows."""
+        first = self.spec.windows[0]
+        return self.dimensions == 2 and (first.size == 1 or first.dilation > 1)
 
     @property
     def column(self) -> bool:
@@ -118,13 +128,13 @@ class Geometry:
     @property
     def three_by_three(self) -> bool:
         """Whether it is Winograd's 3×3, in float32."""
-        suitable = winograd.F4.unsuitable(self.spec) is None
-        return suitable and self.dimensions == 2 and self.spec.dtype == np.float32
+        image = self.dimensions == 2 and self.spec.dtype == np.float32
+        return image and self.suits("winograd")
 
     @property
     def few_places(self) -> bool:
         """Whether `taps` writes the kernel out place by place."""
-        return taps.unsuitable(self.spec) is None
+        return self.suits("taps")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -142,9 +152,15 @@ TABLE = (
     Line(
         lambda g: g.dilated_image and g.groups == 1,
         "a transposed convolution: no product with an inserted zero is left; kernel "
-        "gradient 13 to 37",
+        "gradient 16 to 140",
         input_gradient="transposed",
         kernel_gradient="transposed",
+    ),
+    Line(
+        lambda g: g.dilated_image and g.groups == 1 and g.pixels >= 256,
+        "a transposed convolution: 1.3 to 1.4, for the memory of one more y; of 4 px "
+        "0.8",
+        forward="transposed",
     ),
     Line(
         lambda g: g.depthwise and g.few_places,
@@ -159,17 +175,28 @@ TABLE = (
         forward="taps",
     ),
     Line(
-        lambda g: g.groups > 1 and g.places > 1,
+        lambda g: g.groups > 1 and g.places == 1,
+        "1×1 in 3 to 32 groups: 13 to 90, one matrix product a group",
+        kernel_gradient="gemm",
+    ),
+    Line(
+        lambda g: g.groups > 1 and (g.places > 1 or g.groups >= 8),
         "32 groups of 4 channels: forward 1.4, input gradient 1.5, kernel gradient "
-        "400; 2 groups of 48: 1.8, 2.2, 14",
+        "400; 2 groups of 48: 1.8, 2.2, 14; 1×1 in 8 and 32 groups: 1.7 and 1.5",
         forward="grouped",
         input_gradient="grouped",
         kernel_gradient="grouped",
     ),
     Line(
-        lambda g: g.groups > 1,
-        "1×1 in 4 groups: 10, one convolution a group",
-        kernel_gradient="grouped",
+        lambda g: g.groups == 1 and g.places == 1,
+        "1×1, stride 1 and 2: 5 to 11, one product of the matrices as they lie there",
+        kernel_gradient="taps",
+    ),
+    Line(
+        lambda g: g.groups == 1 and g.places == 1 and not g.strided,
+        "1×1: 1 to 1.6, the same",
+        forward="taps",
+        input_gradient="taps",
     ),
     Line(
         lambda g: g.dimensions > 2 and g.groups == 1,
@@ -202,9 +229,9 @@ TABLE = (
         input_gradient="taps",
     ),
     Line(
-        lambda g: g.strided and g.inputs <= 4 and (g.places > 16 or g.disjoint),
-        "few channels under a large strided kernel, no product with an inserted zero: "
-        "16×16/16 17, 7×7/2 2.5, 11×11/4 2.1, 4×4/4 1.6; 3×3/2 and 4×4/2 not faster",
+        lambda g: g.strided and g.inputs <= 4,
+        "few channels under a strided kernel, no product with an inserted zero: "
+        "16×16/16 13, 7×7/2 2, 11×11/4 2.2, 4×4/4 1.8, 3×3/2 and 4×4/2 1.4",
         input_gradient="phases",
     ),
     Line(
@@ -213,9 +240,37 @@ TABLE = (
         forward="phases",
     ),
     Line(
-        lambda g: g.disjoint and g.inputs >= 64,
-        "windows that share no pixel: their patches are no copy; 2×2/2 2.2",
+        lambda g: g.disjoint and g.places > 1,
+        "windows that share no pixel, and so have no more pixels than the image: 2×2/2 "
+        "3, 4×4/4 1.9, 16×16/16 1.1",
         kernel_gradient="gemm",
+    ),
+    Line(
+        lambda g: (
+            g.strided
+            and g.least >= 64
+            and 1 < g.places <= 16
+            and g.pixels >= 16 * g.places
+        ),
+        "3×3/2 on 64 to 512 channels, 28 to 56 px: 1.2 to 3, one matrix product a "
+        "place, for the memory of the strided views; of 14 px, and 4×4/2 of 28, 0.7 "
+        "to 1",
+        kernel_gradient="taps",
+    ),
+    Line(
+        lambda g: (
+            g.groups == 1 and g.inputs <= 4 and g.outputs >= 16 and g.places >= 16
+        ),
+        "few channels under a large kernel: 11×11/4 2.7, 5×5 1 to 1.8, 7×7/2 1.5 to 2, "
+        "9×9 1.5, 4×4/2 1.5; a row of the kernel after the other, whose pixels are the "
+        "examples'",
+        kernel_gradient="slices",
+    ),
+    Line(
+        lambda g: g.groups == 1 and g.least >= 64 and g.places > 1 and g.sparse,
+        "dilated 3×3 on 64 to 256 channels 1.1 to 1.5, 1×7 and 1×3 1.2 to 2.6; on 16 "
+        "and 32 channels 0.8",
+        kernel_gradient="slices",
     ),
     Line(
         lambda g: (
@@ -248,14 +303,19 @@ TABLE = (
     ),
     Line(
         lambda g: (
-            g.three_by_three and g.least >= 48 and g.most <= 192 and g.pixels >= 200
+            g.three_by_three and g.least >= 128 and g.most <= 192 and g.pixels >= 200
         ),
-        "3×3 on 48 to 128 channels, 14 to 112 px: forward and input gradient 1.3 to 2, "
-        "kernel gradient 1.2 to 2, each alone; 1 to 1.3 in a chain of layers; at 8 px "
-        "not faster in a network, whose memory the kernels' points fill; error 1 to 3 "
-        "times autodiff's",
+        "3×3 on 128 channels, 16 to 56 px: 1 to 1.5; error 1 to 3 times autodiff's; on "
+        "48 to 96 channels 0.7 to 1.3, by how fast the machine's matrix product is",
         forward="winograd",
         input_gradient="winograd",
+    ),
+    Line(
+        lambda g: (
+            g.three_by_three and g.least >= 48 and g.most <= 192 and g.pixels >= 200
+        ),
+        "3×3 on 48 to 128 channels, 14 to 112 px: 1.2 to 5; at 8 px not faster in a "
+        "network, whose memory the kernels' points fill; error 1 to 3 times autodiff's",
         kernel_gradient="winograd",
     ),
     Line(
@@ -297,11 +357,6 @@ TABLE = (
         kernel_gradient="taps",
     ),
     Line(
-        lambda g: g.groups == 1 and g.places == 1,
-        "1×1, stride 1 and 2: 2.7 to 5, one matrix product in place of a convolution",
-        kernel_gradient="taps",
-    ),
-    Line(
         lambda g: True,
         "XLA's own convolution is near a matrix product's speed",
         forward="rot180",
@@ -322,7 +377,7 @@ def by_table(geometry: Geometry, platform: str) -> dict[str, tuple[str, str]]:
             if (name := getattr(line, direction))
             and line.knows(geometry)
             # An explicit mesh may be beyond it.
-            and not RULES["conv"].formulas[name].unsuitable(geometry.spec)
+            and geometry.suits(name)
         )
         for direction in DIRECTIONS
     }
@@ -337,7 +392,7 @@ def explain(geometry: Geometry, platform: str) -> dict[str, tuple[str, str]]:
     for direction, (default, _) in chosen.items():
         name = getattr(measured.formulas, direction)
         # It was measured on one device: an explicit mesh may be beyond it.
-        if not RULES["conv"].formulas[name].unsuitable(spec):
+        if geometry.suits(name):
             chosen[direction] = name, measured.because(direction, default)
     return chosen
 

@@ -16,6 +16,8 @@ that read it, it would be computed anew in each. Source: FORMULAS B3.
 import dataclasses
 import functools
 import math
+from collections.abc import Sequence
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -49,12 +51,15 @@ def forward(x: jax.Array, kernel: jax.Array, spec: ConvSpec) -> jax.Array:
             for place in windows.places(spec.windows)
         )
         return functools.reduce(jnp.add, products).astype(dtype)
-    where = sharding.rearranged(spec.y_sharding, (*range(x.ndim - 1), None, -1))
+    g, where = _groups(spec.y_sharding, range(x.ndim - 1), spec)
     terms = (
-        _product("...gc,cgo->...go", view, kernel[place], spec, where)
+        _product(
+            f"...{g}c,c{g}o->...{g}o", view, _split(kernel[place], spec), spec, where
+        )
         for place, view in _views(x, spec)
     )
-    return _once(_merge(functools.reduce(jnp.add, terms)).astype(dtype), spec)
+    total = functools.reduce(jnp.add, terms)
+    return _once(_merge(total, spec).astype(dtype), spec)
 
 
 def input_gradient(dy: jax.Array, kernel: jax.Array, spec: ConvSpec) -> jax.Array:
@@ -66,31 +71,47 @@ def input_gradient(dy: jax.Array, kernel: jax.Array, spec: ConvSpec) -> jax.Arra
 
         return windows.spread_views(term, dy, spec.windows).astype(dy.dtype)
     errors = _split(_once(dy, spec), spec)
-    where = (*range(errors.ndim - 2), None, -1)
-    where = sharding.rearranged(spec.x_sharding, where)
+    g, where = _groups(spec.x_sharding, range(dy.ndim - 1), spec)
 
     def piece(*place):
-        return _merge(_product("...go,cgo->...gc", errors, kernel[place], spec, where))
+        matrix = _split(kernel[place], spec)
+        product = _product(f"...{g}o,c{g}o->...{g}c", errors, matrix, spec, where)
+        return _merge(product, spec)
 
     return _once(windows.spread(piece, spec.windows).astype(dy.dtype), spec)
 
 
 def kernel_gradient(x: jax.Array, dy: jax.Array, spec: ConvSpec) -> jax.Array:
     """dkernel[k,l] = x[k,l]ᵀ dy: [n p q g c] [n p q g o] -> [c g o] a place."""
-    errors = _split(dy, spec)
     if _is_depthwise((x.shape[-1] // spec.feature_group_count, dy.shape[-1]), spec):
         places = _sums_of_products(x, dy, spec)
     else:
-        # Each example's product first and their sum after: two short sums round less
-        # than one over all pixels of the batch.
-        pixels = "npqrs"[: errors.ndim - 2]
-        equation = f"{pixels}gc,{pixels}go->ncgo"
-        places = [
-            jnp.sum(_product(equation, view, errors, spec), axis=0)
-            for _, view in _views(x, spec)
-        ]
-    dkernel = _merge(jnp.stack(places)).astype(x.dtype)
+        views, errors = [view for _, view in _views(x, spec)], _split(dy, spec)
+        whole = len(views) == 1 and spec.feature_group_count == 1
+        product = _of_all_pixels if whole else _of_each_example
+        places = [product(view, errors, dy.ndim - 1, spec) for view in views]
+        places = [_merge(place, spec) for place in places]
+    dkernel = jnp.stack(places).astype(x.dtype)
     return sharding.split(dkernel, 0, tuple(w.size for w in spec.windows))
+
+
+def _of_all_pixels(view, errors, axes, spec: ConvSpec) -> jax.Array:
+    """[npq c] [npq o] -> [c o]: two matrices as they lie there."""
+    where = sharding.rearranged(spec.kernel_sharding, (-2, -1))
+    view, errors = (sharding.merge(a, 0, axes) for a in (view, errors))
+    return _product("nc,no->co", view, errors, spec, where)
+
+
+def _of_each_example(view, errors, axes, spec: ConvSpec) -> jax.Array:
+    """[n p q g c] [n p q g o] -> [c g o], of views that are no matrices yet.
+
+    Each example's product first and their sum after: two short sums round less than one
+    over all pixels of the batch.
+    """
+    g, _ = _groups(None, (), spec)
+    at = "npqrs"[:axes]
+    products = _product(f"{at}{g}c,{at}{g}o->nc{g}o", view, errors, spec)
+    return jnp.sum(products, axis=0)
 
 
 def _once(x: jax.Array, spec: ConvSpec) -> jax.Array:
@@ -126,7 +147,7 @@ def _sums_of_products(x, dy, spec: ConvSpec) -> list[jax.Array]:
     wide = arguments.accumulator(x.dtype)
     n, *pixels, channels = dy.shape
     if not pixels:
-        return [jnp.sum(x.astype(wide) * dy.astype(wide), axis=0)[None, None]]
+        return [jnp.sum(x.astype(wide) * dy.astype(wide), axis=0)[None]]
     where = sharding.of(dy)
     at_once = max(_BLOCK * pixels[0] // max(dy.size, 1), 1)
     steps = -(-pixels[0] // at_once)
@@ -164,7 +185,7 @@ def _sums_of_products(x, dy, spec: ConvSpec) -> list[jax.Array]:
     sums = (zeros,) * math.prod(w.size for w in spec.windows)
     sums = lax.fori_loop(0, steps, step, sums) if steps > 1 else step(0, sums)
     totals = jnp.sum(jnp.stack(sums), axis=range(1, dy.ndim - 1))
-    return [total[None, None] for total in totals]
+    return [total[None] for total in totals]
 
 
 def _longer(x: jax.Array, rows: int) -> jax.Array:
@@ -180,18 +201,33 @@ def _views(x: jax.Array, spec: ConvSpec):
         yield place, _split(windows.view(image, place, spec.windows), spec)
 
 
+def _groups(where, axes: Sequence[int], spec: ConvSpec) -> tuple[str, Any]:
+    """The letter of the groups' axis, if there are several, and a product's sharding.
+
+    Args:
+      where: the sharding of an array whose last axis the groups share.
+      axes: those of its other axes that the product has.
+      spec: the static part.
+    """
+    if spec.feature_group_count == 1:
+        return "", sharding.rearranged(where, (*axes, -1))
+    return "g", sharding.rearranged(where, (*axes, None, -1))
+
+
 def _split(x: jax.Array, spec: ConvSpec) -> jax.Array:
-    """[... c] -> [... g c/g]; the axis of size 1 keeps an explicit mesh's sharding."""
+    """[... c] -> [... g c/g], if there are several groups."""
     groups = spec.feature_group_count
     if groups == 1:
-        return jnp.expand_dims(x, -2)
-    if groups == x.shape[-1]:
+        return x
+    if groups == x.shape[-1]:  # an explicit mesh keeps the channels' sharding
         return jnp.expand_dims(x, -1)
     return x.reshape(*x.shape[:-1], groups, x.shape[-1] // groups)
 
 
-def _merge(x: jax.Array) -> jax.Array:
-    """[... g c/g] -> [... c]."""
+def _merge(x: jax.Array, spec: ConvSpec) -> jax.Array:
+    """[... g c/g] -> [... c], `_split` turned round."""
+    if spec.feature_group_count == 1:
+        return x
     for axis in (-2, -1):
         if x.shape[axis] == 1:
             return jnp.squeeze(x, axis)
@@ -200,8 +236,6 @@ def _merge(x: jax.Array) -> jax.Array:
 
 def _product(equation: str, a, b, spec: ConvSpec, out_sharding=None) -> jax.Array:
     """One product in at least float32."""
-    if b.ndim == 2:  # a kernel's place [c/g o] -> [c/g g o/g]
-        b = _split(b, spec)
     dtype = arguments.accumulator(spec.preferred_element_type or a.dtype)
     return jnp.einsum(
         equation,

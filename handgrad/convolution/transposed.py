@@ -17,19 +17,24 @@ the other convolution's, and none of them multiplies by an inserted zero:
     dx      = u(dy), a strided convolution
     dkernel = turned back, u's kernel gradient of the image dy and the error x
 
+u is computed as the table of formulas has it for such a layer.
+
 Source: FORMULAS B5; Dumoulin & Visin 2016, arXiv:1603.07285, chapter 4.
 """
 
 import dataclasses
+from types import ModuleType
 
 import jax
 import jax.numpy as jnp
 from jax import lax
 
 from handgrad import sharding
-from handgrad.convolution import phases, rot180
+from handgrad.convolution import choose, gemm, phases, rot180, slices, taps
 from handgrad.convolution.spec import ConvSpec
 from handgrad.windows import Window
+
+_ENGINES = {"gemm": gemm, "phases": phases, "slices": slices, "taps": taps}
 
 
 def unsuitable(spec: ConvSpec) -> str | None:
@@ -54,13 +59,24 @@ def forward(x: jax.Array, kernel: jax.Array, spec: ConvSpec) -> jax.Array:
 
 def input_gradient(dy: jax.Array, kernel: jax.Array, spec: ConvSpec) -> jax.Array:
     """dx = u(dy): [n p q o] [k l c o] -> [n h w c]."""
-    return rot180.forward(dy, turned(kernel, spec), exchanged(spec))
+    u, turned_round = exchanged(spec), turned(kernel, spec)
+    engine = _engine("forward", dy.shape, turned_round.shape, u)
+    return engine.forward(dy, turned_round, u)
 
 
 def kernel_gradient(x: jax.Array, dy: jax.Array, spec: ConvSpec) -> jax.Array:
     """dkernel from the image dy and the error x: [n p q o] [n h w c] -> [k l c o]."""
-    other = exchanged(spec)
-    return turned(rot180.kernel_gradient(dy, x, other), spec)
+    u = exchanged(spec)
+    places = tuple(w.size for w in u.windows)
+    inputs = dy.shape[-1] // u.feature_group_count
+    engine = _engine("kernel_gradient", dy.shape, (*places, inputs, x.shape[-1]), u)
+    return turned(engine.kernel_gradient(dy, x, u), spec)
+
+
+def _engine(direction: str, image: tuple, kernel: tuple, u: ConvSpec) -> ModuleType:
+    """What the table has for a layer like u."""
+    name, _ = choose.by_table(choose.Geometry(image, kernel, u), "cpu")[direction]
+    return _ENGINES.get(name, rot180)
 
 
 def exchanged(spec: ConvSpec) -> ConvSpec:
