@@ -259,11 +259,13 @@ TABLE = (
     ),
     Line(
         lambda g: (
-            g.groups == 1 and g.inputs <= 4 and g.outputs >= 16 and g.places >= 16
+            g.groups == 1
+            and g.inputs <= 4
+            and g.outputs >= 32
+            and g.places >= (16 if g.strided else 9)
         ),
-        "few channels under a large kernel: 11×11/4 2.7, 5×5 1 to 1.8, 7×7/2 1.5 to 2, "
-        "9×9 1.5, 4×4/2 1.5; a row of the kernel after the other, whose pixels are the "
-        "examples'",
+        "few channels, a row of the kernel after the other: 11×11/4 2.7, 5×5 1 to 1.8, "
+        "7×7/2 1.5 to 2, 9×9 1.5, 4×4/2 1.5, 3×3 1 to 1.4; 3×3/2 0.8 to 1.2",
         kernel_gradient="slices",
     ),
     Line(
@@ -324,11 +326,11 @@ TABLE = (
             and g.least >= 32
             and g.most <= 192
             and g.pixels >= 200
-            and g.examples * g.pixels >= 2**14
+            and g.examples * g.pixels * g.most >= 2**19
         ),
-        "3×3 on 32 channels, 32 images of 32 px: 1.3 to 2.2 (`python -m "
-        "experiments.benchmark ops '3x3 32 32px'`); with fewer pixels not faster in a "
-        "chain of layers",
+        "3×3 on 32 channels, 32 images of 32 px, or to 64 of 16 px: 1.3 to 2.2 "
+        "(`python -m experiments.benchmark ops '3x3 32 32px'`); with fewer pixels not "
+        "faster in a chain of layers",
         kernel_gradient="winograd",
     ),
     Line(
