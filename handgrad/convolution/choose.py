@@ -229,7 +229,7 @@ TABLE = (
         input_gradient="taps",
     ),
     Line(
-        lambda g: g.strided and g.inputs <= 4,
+        lambda g: g.strided and g.inputs <= 4 and g.dimensions == 2,
         "few channels under a strided kernel, no product with an inserted zero: "
         "16×16/16 13, 7×7/2 2, 11×11/4 2.2, 4×4/4 1.8, 3×3/2 and 4×4/2 1.4",
         input_gradient="phases",
