@@ -206,53 +206,59 @@ def test_every_line_of_the_choice(monkeypatch, x, kernel, groups, expected):
     assert dict(chosen[0])["cpu"] == ConvFormulas(*expected)
 
 
+def strided(stride):
+    return {"window_strides": stride, "padding": "SAME"}
+
+
+def dilated(image, kernel):
+    """Two pixels of padding at each end."""
+    dilations = {"lhs_dilation": image, "rhs_dilation": kernel}
+    return {"window_strides": 1, "padding": (2, 2), **dilations}
+
+
 @pytest.mark.parametrize(
     ("x", "kernel", "options", "expected"),
     [
-        ((8, 8, 3), (4, 4, 3, 48), {"strides": 4}, ("rot180", "phases", "gemm")),
-        ((8, 8, 3), (7, 7, 3, 64), {"strides": 2}, ("rot180", "phases", "slices")),
-        ((8, 8, 3), (3, 3, 3, 32), {"strides": 2}, ("phases", "phases", "rot180")),
-        ((4, 4, 64), (2, 2, 64, 48), {"strides": 2}, ("rot180", "rot180", "gemm")),
-        ((8, 8, 64), (3, 3, 64, 64), {"strides": 2}, ("rot180", "rot180", "rot180")),
-        ((46, 46, 64), (3, 3, 64, 64), {"strides": 2}, ("rot180", "rot180", "taps")),
-        ((46, 46, 32), (3, 3, 32, 64), {"strides": 2}, ("rot180",) * 3),
-        ((4, 4, 64), (3, 3, 64, 64), {"strides": 2}, ("rot180", "gemm", "rot180")),
-        ((14, 14, 256), (3, 3, 256, 512), {"strides": 2}, ("rot180", "gemm", "rot180")),
-        ((8, 8, 8), (1, 1, 8, 8), {"strides": 2}, ("rot180", "rot180", "taps")),
-        (
-            (9, 9, 64),
-            (3, 3, 64, 64),
-            {"kernel_dilation": 2},
-            ("rot180",) * 2 + ("slices",),
-        ),
-        ((9, 9, 16), (3, 3, 16, 16), {"kernel_dilation": 2}, ("rot180",) * 3),
-        ((9, 9, 16), (4, 4, 16, 16), {"input_dilation": 2}, ("transposed",) * 3),
-        (
-            (4, 4, 16),
-            (4, 4, 16, 16),
-            {"input_dilation": 2},
-            ("rot180", "transposed", "transposed"),
-        ),
+        ((8, 8, 3), (4, 4, 3, 48), strided(4), ("rot180", "phases", "gemm")),
+        ((8, 8, 3), (7, 7, 3, 64), strided(2), ("rot180", "phases", "slices")),
+        ((8, 8, 3), (3, 3, 3, 32), strided(2), ("phases", "phases", "rot180")),
+        ((4, 4, 64), (2, 2, 64, 48), strided(2), ("rot180", "rot180", "gemm")),
+        ((8, 8, 64), (3, 3, 64, 64), strided(2), ("rot180", "rot180", "rot180")),
+        ((46, 46, 64), (3, 3, 64, 64), strided(2), ("rot180", "rot180", "taps")),
+        ((46, 46, 32), (3, 3, 32, 64), strided(2), ("rot180", "rot180", "rot180")),
+        ((4, 4, 64), (3, 3, 64, 64), strided(2), ("rot180", "gemm", "rot180")),
+        ((14, 14, 256), (3, 3, 256, 512), strided(2), ("rot180", "gemm", "rot180")),
+        ((8, 8, 8), (1, 1, 8, 8), strided(2), ("rot180", "rot180", "taps")),
+        ((9, 9, 64), (3, 3, 64, 64), dilated(1, 2), ("rot180", "rot180", "slices")),
+        ((9, 9, 16), (3, 3, 16, 16), dilated(1, 2), ("rot180", "rot180", "rot180")),
+        ((9, 9, 16), (4, 4, 16, 16), dilated(2, 1), ("transposed",) * 3),
+        ((4, 4, 16), (4, 4, 16, 16), dilated(2, 1), ("rot180",) + ("transposed",) * 2),
+        ((9, 8), (4, 8, 16), dilated(2, 1), ("rot180",) + ("transposed",) * 2),
+        ((8, 8, 8, 8), (2, 2, 2, 8, 4), dilated(2, 1), ("transposed",) * 3),
+        ((6, 6, 6, 3), (3, 3, 3, 3, 4), dilated(2, 1), ("transposed",) * 3),
     ],
 )
 def test_the_choice_with_strides_and_dilations(x, kernel, options, expected):
     """The table's line, and the gradients of what it chose against autodiff's."""
-    with choose.recording() as asked:
-        arrays = normal(2, *x), normal(*kernel)
-        gradients = [
-            jax.jit(
-                jax.grad(
-                    lambda x, k, how=how: jnp.sum(
-                        jnp.sin(handgrad.conv(x, k, implementation=how, **options))
-                    ),
-                    (0, 1),
-                )
-            )(*arrays)
-            for how in (None, "autodiff")
-        ]
-    for a, b in zip(*gradients, strict=True):
+    n = len(kernel) - 2
+    options = {k: v if v == "SAME" else (v,) * n for k, v in options.items()}
+    spatial = "DHW"[-n:]
+    options["dimension_numbers"] = (f"N{spatial}C", f"{spatial}IO", f"N{spatial}C")
+    arrays = normal(2, *x), normal(*kernel)
+
+    def gradients(how):
+        def loss(x, kernel):
+            y = handgrad.conv_general_dilated(x, kernel, implementation=how, **options)
+            return jnp.sum(jnp.sin(y))
+
+        return jax.jit(jax.value_and_grad(loss, (0, 1)))(*arrays)
+
+    for a, b in zip(
+        *map(jax.tree.leaves, map(gradients, (None, "autodiff"))), strict=True
+    ):
         np.testing.assert_allclose(a, b, rtol=1e-3, atol=1e-3 * float(jnp.abs(b).max()))
-    assert choose.on_platform(asked[0], "cpu") == ConvFormulas(*expected)
+    chosen = handgrad.explain_choice((2, *x), kernel, **options, platform="cpu")
+    assert chosen.formulas == ConvFormulas(*expected)
 
 
 def test_every_line_of_the_choice_decides_for_a_named_layer():

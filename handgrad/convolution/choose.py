@@ -3,8 +3,9 @@
 Where the platform is not a CPU, its library's convolution is the right engine: `rot180`
 in all directions. On a CPU `TABLE` holds: for each direction the first line that knows
 the geometry decides. `because` is what was measured: how many times faster than
-autodiff the line's formula was (2 cores, float32; `python -m experiments.benchmark ops`
-measures it anew). What `handgrad.tune` measured on this machine goes before the table.
+autodiff the line's formula was (2 cores, float32). To measure it anew: the named layers
+by `python -m experiments.benchmark ops`, all formulas for any shape by the report of
+`handgrad.tune(..., rounding=4)`. What was tuned on this machine goes before the table.
 """
 
 import contextlib
@@ -115,10 +116,14 @@ class Geometry:
         return self.strided and all(w.stride == w.size for w in self.spec.windows)
 
     @property
-    def sparse(self) -> bool:
-        """Whether an image's kernel is one row or leaves out rows."""
-        first = self.spec.windows[0]
-        return self.dimensions == 2 and (first.size == 1 or first.dilation > 1)
+    def row(self) -> bool:
+        """Whether the kernel has one place along the first dimension."""
+        return self.dimensions > 1 and self.spec.windows[0].size == 1
+
+    @property
+    def dilated_kernel(self) -> bool:
+        """Whether the kernel leaves out pixels in every dimension."""
+        return all(w.dilation > 1 for w in self.spec.windows)
 
     @property
     def column(self) -> bool:
@@ -270,7 +275,12 @@ TABLE = (
         kernel_gradient="slices",
     ),
     Line(
-        lambda g: g.groups == 1 and g.least >= 64 and g.places > 1 and g.sparse,
+        lambda g: (
+            g.groups == 1
+            and g.least >= 64
+            and g.places > 1
+            and (g.row or g.dilated_kernel)
+        ),
         "dilated 3×3 on 64 to 256 channels 1.1 to 1.5, 1×7 and 1×3 1.2 to 2.6; on 16 "
         "and 32 channels 0.8",
         kernel_gradient="slices",
