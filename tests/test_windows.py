@@ -132,15 +132,33 @@ def pool_options(described):
     }
 
 
-@pytest.mark.parametrize("large", [2**16, 0], ids=["whole", "by strips"])
-@given(
-    described=st.lists(
-        strategies.windows(input_dilation=False), min_size=1, max_size=2
-    ),
-    kind=st.sampled_from(["continuous", "tied"]),
+@st.composite
+def at_the_border(draw):
+    """Windows of which some lie inside of the image and others reach beyond it."""
+    size, dilation = draw(st.integers(2, 3)), draw(st.integers(1, 2))
+    last = dilation * (size - 1)
+    return windows.Window(
+        input=last + draw(st.integers(4, 9)),
+        size=size,
+        stride=draw(st.integers(2, 3)),
+        low=draw(st.integers(0, last)),
+        high=draw(st.integers(0, last)),
+        dilation=dilation,
+    )
+
+
+UNDILATED = strategies.windows(input_dilation=False)
+
+
+@pytest.mark.parametrize(
+    ("large", "drawn"),
+    [(2**16, UNDILATED), (0, UNDILATED), (0, at_the_border())],
+    ids=["whole", "large", "by strips"],
 )
-def test_max_pool_over_drawn_geometries(large, described, kind):
+@given(data=st.data(), kind=st.sampled_from(["continuous", "tied"]))
+def test_max_pool_over_drawn_geometries(large, drawn, data, kind):
     """Autodiff's windows are not dilated: it pools the gathered window pixels."""
+    described = data.draw(st.lists(drawn, min_size=1, max_size=2))
     random = np.random.default_rng(0)
     shape = (2, *(w.input for w in described), 2)
     x = random.standard_normal(shape)
@@ -164,14 +182,15 @@ def test_max_pool_over_drawn_geometries(large, described, kind):
     agrees(ours, reference, x)
 
 
-@pytest.mark.parametrize("large", [2**16, 0], ids=["whole", "by strips"])
-@given(
-    described=st.lists(strategies.windows(), min_size=1, max_size=3),
-    kind=st.sampled_from(["max", "min", "sum"]),
+@pytest.mark.parametrize(
+    ("large", "drawn"),
+    [(2**16, strategies.windows()), (0, strategies.windows()), (0, at_the_border())],
+    ids=["whole", "large", "by strips"],
 )
-def test_reduce_window_over_drawn_geometries(large, described, kind):
+@given(data=st.data(), kind=st.sampled_from(["max", "min", "sum"]))
+def test_reduce_window_over_drawn_geometries(large, drawn, data, kind):
     """Strides, dilations and paddings of all axes, also where the base is dilated."""
-    described = tuple(described)
+    described = tuple(data.draw(st.lists(drawn, min_size=1, max_size=3)))
     x = np.random.default_rng(0).standard_normal([w.input for w in described])
     fill = {"max": -1e300, "min": 1e300, "sum": 0}[kind]
     reduced = {"max": jnp.max, "min": jnp.min, "sum": jnp.sum}[kind]

@@ -10,6 +10,7 @@ import pytest
 
 import handgrad
 from handgrad.testing import ALL, RuleError, check_rule
+from handgrad.testing.subject import Subject
 from tests.mutants import MUTANTS, RIGHT
 from tests.mutants.convolution import LAYER, dense_rule
 from tests.mutants.mutant import normal, rule
@@ -141,6 +142,22 @@ def test_what_the_forward_rule_computes_has_a_derivative():
         options = {"reference": reference, "checks": ["second_order"]}
         assert report(squared(lambda x: x**2), VECTOR, **options).passed
         assert not report(opaque, VECTOR, **options).passed
+
+
+def test_an_error_that_neither_side_alone_explains_is_told(monkeypatch):
+    """The second order computes both in one program first, and alone if that raises."""
+    compiled = Subject.compiled
+
+    def together_only(self, key, make, **options):
+        if key == ("twice", None):
+            raise RuntimeError("only together")
+        return compiled(self, key, make, **options)
+
+    monkeypatch.setattr(Subject, "compiled", together_only)
+    found = report(jnp.sin, VECTOR, reference=jnp.sin, checks=["second_order"])
+    (result,) = (r for r in found.results if r.check == "second_order")
+    assert result.status == "failed"
+    assert "only together" in result.message
 
 
 def test_kinks_are_told_and_not_counted():
