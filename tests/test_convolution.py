@@ -286,6 +286,22 @@ def test_choice_waits_for_the_platform():
     np.testing.assert_allclose(restored.call(x, kernel), conv(x, kernel), rtol=1e-6)
 
 
+def test_a_transposed_kernel_gradient_waits_for_the_platform():
+    """A matrix product where it is lowered for a CPU, a convolution elsewhere."""
+    x, kernel = normal(1, 4, 4, 8), normal(2, 2, 8, 8)
+
+    def loss(kernel):
+        y = handgrad.conv_transpose(
+            x, kernel, (2, 2), "SAME", implementation="transposed"
+        )
+        return jnp.sum(jnp.sin(y))
+
+    traced = jax.jit(jax.grad(loss)).trace(kernel)
+    lower = lambda platform: traced.lower(lowering_platforms=(platform,)).as_text()
+    assert "stablehlo.dot_general" in lower("cpu")
+    assert "stablehlo.dot_general" not in lower("cuda")
+
+
 @pytest.mark.parametrize("transform", ["vmap", "shard_map", "explicit", "second"])
 def test_the_default_of_a_depthwise_convolution_transforms(transform):
     """The choice by platform stands inside of the rule: each transformation sees it."""

@@ -17,13 +17,13 @@ the other convolution's, and none of them multiplies by an inserted zero:
     dx      = u(dy), a strided convolution
     dkernel = turned back, u's kernel gradient of the image dy and the error x
 
-u is computed as the table of formulas has it for such a layer.
+On a CPU u is computed as the table of formulas has it for such a layer.
 
 Source: FORMULAS B5; Dumoulin & Visin 2016, arXiv:1603.07285, chapter 4.
 """
 
 import dataclasses
-from types import ModuleType
+import functools
 
 import jax
 import jax.numpy as jnp
@@ -59,24 +59,30 @@ def forward(x: jax.Array, kernel: jax.Array, spec: ConvSpec) -> jax.Array:
 
 def input_gradient(dy: jax.Array, kernel: jax.Array, spec: ConvSpec) -> jax.Array:
     """dx = u(dy): [n p q o] [k l c o] -> [n h w c]."""
-    u, turned_round = exchanged(spec), turned(kernel, spec)
-    engine = _engine("forward", dy.shape, turned_round.shape, u)
-    return engine.forward(dy, turned_round, u)
+    kernel = turned(kernel, spec)
+    return _of_u("forward", dy, kernel, kernel.shape, exchanged(spec))
 
 
 def kernel_gradient(x: jax.Array, dy: jax.Array, spec: ConvSpec) -> jax.Array:
     """dkernel from the image dy and the error x: [n p q o] [n h w c] -> [k l c o]."""
     u = exchanged(spec)
-    places = tuple(w.size for w in u.windows)
-    inputs = dy.shape[-1] // u.feature_group_count
-    engine = _engine("kernel_gradient", dy.shape, (*places, inputs, x.shape[-1]), u)
-    return turned(engine.kernel_gradient(dy, x, u), spec)
+    places, inputs = (w.size for w in u.windows), dy.shape[-1] // u.feature_group_count
+    shape = (*places, inputs, x.shape[-1])
+    return turned(_of_u("kernel_gradient", dy, x, shape, u), spec)
 
 
-def _engine(direction: str, image: tuple, kernel: tuple, u: ConvSpec) -> ModuleType:
-    """What the table has for a layer like u."""
-    name, _ = choose.by_table(choose.Geometry(image, kernel, u), "cpu")[direction]
-    return _ENGINES.get(name, rot180)
+def _of_u(direction: str, image, other, kernel_shape: tuple, u: ConvSpec) -> jax.Array:
+    """A direction of u, on a CPU by the engine that the table has for such a layer."""
+    geometry = choose.Geometry(image.shape, kernel_shape, u)
+    name, _ = choose.by_table(geometry, "cpu")[direction]
+
+    def by(engine):
+        return functools.partial(getattr(engine, direction), spec=u)
+
+    if name not in _ENGINES:
+        return by(rot180)(image, other)
+    on_cpu, elsewhere = by(_ENGINES[name]), by(rot180)
+    return lax.platform_dependent(image, other, cpu=on_cpu, default=elsewhere)
 
 
 def exchanged(spec: ConvSpec) -> ConvSpec:
