@@ -1,5 +1,7 @@
 """The public forms of convolution: layouts, groups of examples, dtypes, Flax's hook."""
 
+import functools
+
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
@@ -8,7 +10,7 @@ import pytest
 
 import handgrad
 from handgrad import ConvFormulas, cases
-from handgrad.convolution import choose
+from handgrad.convolution import choose, mec
 
 RANDOM = np.random.default_rng(0)
 
@@ -157,9 +159,10 @@ def test_flax_takes_it_as_its_hook(padding):
         ((2, 2, 32), (3, 3, 32, 32), 1, ("gemm", "gemm", "rot180")),
         ((2, 2, 16), (3, 3, 16, 16), 1, ("rot180", "rot180", "rot180")),
         ((2, 9, 32), (3, 3, 32, 32), 1, ("rot180", "rot180", "rot180")),
-        ((4, 4, 256), (3, 3, 256, 256), 1, ("rot180", "gemm", "rot180")),
+        ((4, 4, 256), (3, 3, 256, 256), 1, ("rot180", "gemm", "mec")),
         ((20, 20, 192), (3, 3, 192, 192), 1, ("winograd",) * 3),
-        ((6, 6, 192), (3, 3, 192, 192), 1, ("rot180",) * 3),
+        ((6, 6, 192), (3, 3, 192, 192), 1, ("rot180", "rot180", "mec")),
+        ((6, 6, 160), (3, 3, 160, 160), 1, ("rot180",) * 3),
         (
             (10, 10, 256),
             (3, 3, 256, 192),
@@ -167,8 +170,12 @@ def test_flax_takes_it_as_its_hook(padding):
             ("winograd_2x2", "winograd_2x2", "winograd"),
         ),
         ((10, 10, 400), (3, 3, 400, 200), 1, ("winograd_2x2",) * 3),
-        ((6, 6, 400), (3, 3, 400, 200), 1, ("rot180",) * 3),
-        ((6, 6, 16), (5, 1, 16, 16), 1, ("rot180", "rot180", "taps")),
+        ((6, 6, 400), (3, 3, 400, 200), 1, ("rot180", "rot180", "mec")),
+        ((6, 6, 16), (5, 1, 16, 16), 1, ("rot180", "rot180", "rot180")),
+        ((6, 6, 32), (5, 1, 32, 32), 1, ("rot180", "rot180", "mec")),
+        ((6, 6, 16), (5, 5, 16, 16), 1, ("rot180", "rot180", "mec")),
+        ((64, 64, 32), (5, 5, 32, 64), 1, ("rot180", "rot180", "mec")),
+        ((64, 64, 3), (3, 3, 3, 64), 1, ("rot180", "rot180", "mec")),
         ((8, 8, 1), (5, 5, 1, 6), 1, ("taps", "taps", "rot180")),
         ((8, 8, 1), (3, 3, 1, 32), 1, ("rot180", "gemm", "slices")),
         ((8, 8, 3), (7, 7, 3, 16), 1, ("rot180", "taps", "rot180")),
@@ -223,11 +230,11 @@ def dilated(image, kernel):
         ((8, 8, 3), (7, 7, 3, 64), strided(2), ("rot180", "phases", "slices")),
         ((8, 8, 3), (3, 3, 3, 32), strided(2), ("phases", "phases", "rot180")),
         ((4, 4, 64), (2, 2, 64, 48), strided(2), ("rot180", "rot180", "gemm")),
-        ((8, 8, 64), (3, 3, 64, 64), strided(2), ("rot180", "rot180", "rot180")),
-        ((46, 46, 64), (3, 3, 64, 64), strided(2), ("rot180", "rot180", "taps")),
+        ((8, 8, 64), (3, 3, 64, 64), strided(2), ("rot180", "rot180", "mec")),
+        ((8, 8, 64), (4, 4, 64, 64), strided(2), ("rot180", "rot180", "rot180")),
         ((46, 46, 32), (3, 3, 32, 64), strided(2), ("rot180", "rot180", "rot180")),
-        ((4, 4, 64), (3, 3, 64, 64), strided(2), ("rot180", "gemm", "rot180")),
-        ((14, 14, 256), (3, 3, 256, 512), strided(2), ("rot180", "gemm", "rot180")),
+        ((4, 4, 64), (3, 3, 64, 64), strided(2), ("rot180", "gemm", "mec")),
+        ((14, 14, 256), (3, 3, 256, 512), strided(2), ("rot180", "gemm", "mec")),
         ((8, 8, 8), (1, 1, 8, 8), strided(2), ("rot180", "rot180", "taps")),
         ((9, 9, 64), (3, 3, 64, 64), dilated(1, 2), ("rot180", "rot180", "slices")),
         ((9, 9, 16), (3, 3, 16, 16), dilated(1, 2), ("rot180", "rot180", "rot180")),
@@ -272,6 +279,32 @@ def test_every_line_of_the_choice_decides_for_a_named_layer():
         for _, because in choose.by_table(geometry, "cpu").values()
     }
     assert {line.because for line in choose.TABLE} <= chosen
+
+
+@pytest.mark.parametrize("pixels", [1, 40, 10_000])
+@pytest.mark.parametrize("rows", [6, 7, 13])
+@pytest.mark.parametrize(
+    "options",
+    [
+        {},
+        {"strides": (3, 2)},
+        {"kernel_dilation": (2, 3)},
+        {"strides": (2, 1), "padding": ((0, 2), (-1, 3)), "kernel_dilation": 2},
+    ],
+)
+def test_mec_in_blocks_of_rows(monkeypatch, pixels, rows, options):
+    """Blocks of one row, blocks that do not divide the rows, and one block."""
+    x, kernel = normal(2, rows, 9, 3), normal(3, 2, 3, 4)
+    conv = functools.partial(handgrad.conv, x, **options)
+    dy = normal(*jax.eval_shape(conv, kernel).shape)
+    gradient = lambda how: jax.vjp(functools.partial(conv, implementation=how), kernel)[
+        1
+    ](dy)[0]
+    monkeypatch.setattr(mec, "_PIXELS", pixels)
+    jax.clear_caches()
+    np.testing.assert_allclose(
+        gradient("mec"), gradient("rot180"), rtol=1e-5, atol=1e-5
+    )
 
 
 def test_choice_waits_for_the_platform():

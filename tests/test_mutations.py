@@ -21,6 +21,7 @@ from handgrad.activation import log_sum_exp
 from handgrad.convolution import (
     gemm,
     grouped,
+    mec,
     phases,
     rot180,
     slices,
@@ -259,6 +260,15 @@ def reverse_the_frames(monkeypatch):
     monkeypatch.setattr(slices, "_frames", wrong)
 
 
+def exchange_the_columns(monkeypatch):
+    right = mec._lowered
+    monkeypatch.setattr(mec, "_lowered", lambda kernel: right(jnp.flip(kernel, 1)))
+
+
+def turn_the_wrong_row(monkeypatch):
+    monkeypatch.setattr(mec, "written_down", lambda rows: jnp.roll(rows, 1, 0))
+
+
 def misplace_a_point(monkeypatch):
     right = winograd.matrices
 
@@ -283,6 +293,8 @@ MUTATIONS = [
     (exchange_groups, "conv", "grouped", ["grouped"]),
     (take_another_diagonal, "conv", "grouped", ["grouped"]),
     (reverse_the_frames, "conv", "slices", ["3-D"]),
+    (exchange_the_columns, "conv", "mec", CONV),
+    (turn_the_wrong_row, "conv", "mec", CONV),
     (misplace_a_phase, "conv", "phases", CONV),
     (forget_to_turn, "conv", "transposed", ["dilated input"]),
     (misplace_a_point, "conv", "winograd", ["asymmetric padding"]),

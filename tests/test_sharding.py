@@ -408,7 +408,15 @@ ROWS = P(None, "space")
 SPATIAL = {
     **{
         f"conv {formula}": functools.partial(handgrad.conv, implementation=formula)
-        for formula in ("rot180", "gemm", "taps", "phases", "slices", "winograd")
+        for formula in (
+            "rot180",
+            "gemm",
+            "taps",
+            "phases",
+            "slices",
+            "mec",
+            "winograd",
+        )
     },
     "conv strided": functools.partial(
         handgrad.conv, strides=2, implementation="rot180"
@@ -433,7 +441,7 @@ def test_rows_of_images_on_eight_devices(name):
     compiled, result = on_devices(function, arguments, specs, ROWS, axis="space")
     assert_as_on_one_device(function, arguments, result)
     found = list(collectives(compiled))
-    if name in ("conv slices", "conv winograd"):
+    if name in ("conv slices", "conv mec", "conv winograd"):
         # Their tiles are not those of the devices: XLA gathers the image.
         return
     moved = [c for c in found if c.kind == "collective-permute"]

@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import subprocess
 import sys
 import types
@@ -92,7 +93,9 @@ def run(monkeypatch):
         traced = jax.jit(jax.grad(loss, (0, 1))).trace(*arrays)
         lowered = traced.lower(lowering_platforms=(platform,))
         text = lowered.as_text(debug_info=True)
-        found = {d: [n for n in marked if f"<{d}:{n}>" in text] for d in DIRECTIONS}
+        # The outermost: a formula may be made of others.
+        first = re.findall(r'"[^"<]*<(\w+):(\w+)>', text)
+        found = {d: {name for at, name in first if at == d} for d in DIRECTIONS}
         assert all(len(names) == 1 for names in found.values()), found
         return ConvFormulas(**{d: name for d, (name,) in found.items()})
 

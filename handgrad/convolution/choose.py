@@ -12,7 +12,7 @@ import contextlib
 import contextvars
 import dataclasses
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator
 
 import numpy as np
 
@@ -23,6 +23,8 @@ from handgrad.windows import Window
 
 DIRECTIONS = ("forward", "input_gradient", "kernel_gradient")
 ANYWHERE = ConvFormulas("rot180", "rot180", "rot180")
+# Errors, 2 MiB in float32, that fill the cache of a core.
+_MANY_ERRORS = 2**19
 _ELSEWHERE = "the platform's own convolution is the right engine"
 
 
@@ -98,6 +100,11 @@ class Geometry:
     def examples(self) -> int:
         """N."""
         return self.x_shape[0]
+
+    @property
+    def errors(self) -> int:
+        """Numbers of dy, N·P·Q·O."""
+        return self.examples * self.pixels * self.outputs
 
     def smaller_than_kernel(self, length: Callable[[Window], int]) -> bool:
         """Whether the pixels are few, and fewer than the kernel's places, 3 or more."""
@@ -252,16 +259,21 @@ TABLE = (
         kernel_gradient="gemm",
     ),
     Line(
+        lambda g: g.strided and g.least >= 64 and 1 < g.places <= 9,
+        "3×3/2 on 64 to 512 channels, 7 to 56 px: 1 to 2.3",
+        kernel_gradient="mec",
+    ),
+    Line(
         lambda g: (
-            g.strided
-            and g.least >= 64
-            and 1 < g.places <= 16
-            and g.pixels >= 16 * g.places
+            g.groups == 1
+            and g.inputs <= 4
+            and g.outputs >= (32 if g.inputs == 1 else 64)
+            and g.places >= (36 if g.strided else 9)
+            and g.errors >= _MANY_ERRORS
         ),
-        "3×3/2 on 64 to 512 channels, 28 to 56 px: 1.2 to 3, one matrix product a "
-        "place, for the memory of the strided views; of 14 px, and 4×4/2 of 28, 0.7 "
-        "to 1",
-        kernel_gradient="taps",
+        "few channels to many: 11×11/4 2.8, 7×7/2 2, 3×3 and 9×9 1.2 to 1.5; 3 to 32 "
+        "0.8 of slices",
+        kernel_gradient="mec",
     ),
     Line(
         lambda g: (
@@ -270,8 +282,8 @@ TABLE = (
             and g.outputs >= 32
             and g.places >= (16 if g.strided else 9)
         ),
-        "few channels, a row of the kernel after the other: 11×11/4 3, 5×5 1 to 1.8, "
-        "4×4/2 1.8, 7×7/2 and 9×9 1.4, 3×3 1.1 to 1.4; 3×3/2 0.8 to 1.2",
+        "few channels, a row of the kernel after the other: 5×5 1 to 1.8, 4×4/2 1.8, "
+        "3×3 1.1 to 2; 3×3/2 0.8 to 1.2",
         kernel_gradient="slices",
     ),
     Line(
@@ -365,9 +377,30 @@ TABLE = (
         input_gradient="winograd_2x2",
     ),
     Line(
-        lambda g: g.groups == 1 and g.places > 1 and g.column,
-        "7×1 on 128 channels: 3, one matrix product a place",
-        kernel_gradient="taps",
+        lambda g: g.groups == 1 and g.places > 1 and g.column and g.least >= 32,
+        "7×1 and 3×1 on 32 to 192 channels: 1.3 to 2.3",
+        kernel_gradient="mec",
+    ),
+    Line(
+        lambda g: g.groups == 1 and g.inputs >= 16 >= g.outputs and g.places >= 25,
+        "many channels to few: 5×5 to 1 6, 7×7 and 9×9 to 3 2 to 3; 3×3 0.8 to 1.5",
+        kernel_gradient="mec",
+    ),
+    Line(
+        lambda g: g.groups == 1 and g.least >= 192 and g.places > 1 and g.pixels < 100,
+        "3×3 on 192 to 512 channels, 2 to 8 px: 1 to 1.7",
+        kernel_gradient="mec",
+    ),
+    Line(
+        lambda g: (
+            g.groups == 1
+            and g.least >= 32
+            and g.places > 1
+            and g.errors >= _MANY_ERRORS
+        ),
+        "errors that no cache holds, which conv(x, dy) reads anew for each place: 5×5 "
+        "on 48 to 256 channels 2 to 2.8, 4×4/2 and 3×3/2 1.6 to 1.8",
+        kernel_gradient="mec",
     ),
     Line(
         lambda g: True,
@@ -379,8 +412,16 @@ TABLE = (
 )
 
 
-def by_table(geometry: Geometry, platform: str) -> dict[str, tuple[str, str]]:
-    """What handgrad itself chooses for each direction, with the reason."""
+def by_table(
+    geometry: Geometry, platform: str, among: Collection[str] | None = None
+) -> dict[str, tuple[str, str]]:
+    """What handgrad itself chooses for each direction, with the reason.
+
+    Args:
+      geometry: what is to be computed.
+      platform: where.
+      among: the formulas that may be chosen; all by default.
+    """
     if platform != "cpu":
         return dict.fromkeys(DIRECTIONS, ("rot180", _ELSEWHERE))
     return {
@@ -388,6 +429,7 @@ def by_table(geometry: Geometry, platform: str) -> dict[str, tuple[str, str]]:
             (name, line.because)
             for line in TABLE
             if (name := getattr(line, direction))
+            and (among is None or name in among)
             and line.knows(geometry)
             # An explicit mesh may be beyond it.
             and geometry.suits(name)

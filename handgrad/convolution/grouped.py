@@ -24,7 +24,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from handgrad import sharding
-from handgrad.convolution import rot180
+from handgrad.convolution import engines
 from handgrad.convolution.spec import ConvSpec
 
 # Inputs of a convolution that keep XLA's engine for CPUs busy, and how many of those
@@ -47,7 +47,9 @@ def forward(x: jax.Array, kernel: jax.Array, spec: ConvSpec) -> jax.Array:
     blocks, one = _blocks(kernel.shape[-2], spec), _ungrouped(spec)
     kernels = _block_diagonal(kernel, blocks, spec)
     pairs = zip(jnp.split(x, blocks, -1), kernels, strict=True)
-    return jnp.concatenate([rot180.forward(*pair, one) for pair in pairs], -1)
+    return jnp.concatenate(
+        [engines.compute("forward", *pair, one) for pair in pairs], -1
+    )
 
 
 def input_gradient(dy: jax.Array, kernel: jax.Array, spec: ConvSpec) -> jax.Array:
@@ -55,7 +57,9 @@ def input_gradient(dy: jax.Array, kernel: jax.Array, spec: ConvSpec) -> jax.Arra
     blocks, one = _blocks(kernel.shape[-2], spec), _ungrouped(spec)
     kernels = _block_diagonal(kernel, blocks, spec)
     pairs = zip(jnp.split(dy, blocks, -1), kernels, strict=True)
-    return jnp.concatenate([rot180.input_gradient(*pair, one) for pair in pairs], -1)
+    return jnp.concatenate(
+        [engines.compute("input_gradient", *pair, one) for pair in pairs], -1
+    )
 
 
 def kernel_gradient(x: jax.Array, dy: jax.Array, spec: ConvSpec) -> jax.Array:
@@ -64,7 +68,11 @@ def kernel_gradient(x: jax.Array, dy: jax.Array, spec: ConvSpec) -> jax.Array:
     merged, one = spec.feature_group_count // blocks, _ungrouped(spec)
     pairs = zip(jnp.split(x, blocks, -1), jnp.split(dy, blocks, -1), strict=True)
     return jnp.concatenate(
-        [_diagonal(rot180.kernel_gradient(*pair, one), merged) for pair in pairs], -1
+        [
+            _diagonal(engines.compute("kernel_gradient", *pair, one), merged)
+            for pair in pairs
+        ],
+        -1,
     )
 
 

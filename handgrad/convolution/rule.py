@@ -34,6 +34,7 @@ from handgrad.convolution import (
     choose,
     gemm,
     grouped,
+    mec,
     phases,
     rot180,
     slices,
@@ -52,6 +53,7 @@ FORMULAS: dict[str, ModuleType | winograd.Winograd] = {
     "transposed": transposed,
     "grouped": grouped,
     "slices": slices,
+    "mec": mec,
     "winograd": winograd.F4,
     "winograd_2x2": winograd.F2,
 }
@@ -336,8 +338,8 @@ def conv(
         `jax.lax.conv_general_dilated`.
       implementation: `None` for the best formulas, which `explain_choice` tells;
         "autodiff" for JAX's own gradient; one of "rot180", "gemm", "taps", "phases",
-        "transposed", "grouped", "slices", "winograd" and "winograd_2x2" for one formula
-        in all directions; or a `ConvFormulas`.
+        "transposed", "grouped", "slices", "mec", "winograd" and "winograd_2x2" for one
+        formula in all directions; or a `ConvFormulas`.
 
     Returns:
       Image [N, P, Q, O], or [P, Q, O]; P = ⌊(e(H−1)+1 + low + high − Kd) / s⌋ + 1 with

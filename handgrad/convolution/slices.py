@@ -4,7 +4,7 @@
 
 over the kernel's slices j along its first dimension; the frames f of all examples are
 the examples of one convolution a slice. Its transposes go the same way, each slice by
-the other formulas' equations:
+the formula that suits it:
 
     dx[n, s·f + d·j − b] += input_gradient(dy[n,f], kernel[j])
     dkernel[j]            = kernel_gradient(x[n, s·f + d·j − b], dy[n,f])
@@ -21,7 +21,7 @@ import jax.numpy as jnp
 from jax import lax
 
 from handgrad import arguments, sharding, windows
-from handgrad.convolution import rot180
+from handgrad.convolution import engines
 from handgrad.convolution.spec import ConvSpec
 
 
@@ -37,8 +37,10 @@ def forward(x: jax.Array, kernel: jax.Array, spec: ConvSpec) -> jax.Array:
     dtype = spec.preferred_element_type or x.dtype
     wide = arguments.accumulator(dtype)
     one = dataclasses.replace(_slice(spec), preferred_element_type=wide)
-    convolve = forward if _is_volume(one) else rot180.forward
-    terms = (convolve(frames, kernel[j], one) for j, frames in _frames(x, spec))
+    terms = (
+        engines.compute("forward", frames, kernel[j], one)
+        for j, frames in _frames(x, spec)
+    )
     y = functools.reduce(jnp.add, terms)
     return _split(y, x.shape[0], spec).astype(dtype)
 
@@ -46,11 +48,10 @@ def forward(x: jax.Array, kernel: jax.Array, spec: ConvSpec) -> jax.Array:
 def input_gradient(dy: jax.Array, kernel: jax.Array, spec: ConvSpec) -> jax.Array:
     """dx: each slice's own, added to the frames that it saw."""
     one, wide = _slice(spec), arguments.accumulator(dy.dtype)
-    turned_back = input_gradient if _is_volume(one) else rot180.input_gradient
     errors = sharding.merge(dy, 0, 2)
 
     def piece(j, *_):
-        frames = turned_back(errors, kernel[j], one)
+        frames = engines.compute("input_gradient", errors, kernel[j], one)
         return _split(frames, dy.shape[0], spec).astype(wide)
 
     return windows.spread(piece, _line(spec)).astype(dy.dtype)
@@ -59,13 +60,11 @@ def input_gradient(dy: jax.Array, kernel: jax.Array, spec: ConvSpec) -> jax.Arra
 def kernel_gradient(x: jax.Array, dy: jax.Array, spec: ConvSpec) -> jax.Array:
     """dkernel[j] = conv(x_j, dy): [nf h w c] [nf p q o] -> [k l c o] a slice."""
     one, errors = _slice(spec), sharding.merge(dy, 0, 2)
-    correlate = kernel_gradient if _is_volume(one) else rot180.kernel_gradient
-    return jnp.stack([correlate(frames, errors, one) for _, frames in _frames(x, spec)])
-
-
-def _is_volume(one: ConvSpec) -> bool:
-    """Whether a slice is to be sliced again."""
-    return len(one.windows) > 2
+    slices = (
+        engines.compute("kernel_gradient", frames, errors, one)
+        for _, frames in _frames(x, spec)
+    )
+    return jnp.stack(list(slices))
 
 
 def _slice(spec: ConvSpec) -> ConvSpec:

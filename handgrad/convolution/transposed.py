@@ -17,24 +17,19 @@ the other convolution's, and none of them multiplies by an inserted zero:
     dx      = u(dy), a strided convolution
     dkernel = turned back, u's kernel gradient of the image dy and the error x
 
-On a CPU u is computed as the table of formulas has it for such a layer.
-
 Source: FORMULAS B5; Dumoulin & Visin 2016, arXiv:1603.07285, chapter 4.
 """
 
 import dataclasses
-import functools
 
 import jax
 import jax.numpy as jnp
 from jax import lax
 
 from handgrad import sharding
-from handgrad.convolution import choose, gemm, phases, rot180, slices, taps
+from handgrad.convolution import engines, phases, rot180
 from handgrad.convolution.spec import ConvSpec
 from handgrad.windows import Window
-
-_ENGINES = {"gemm": gemm, "phases": phases, "slices": slices, "taps": taps}
 
 
 def unsuitable(spec: ConvSpec) -> str | None:
@@ -59,30 +54,13 @@ def forward(x: jax.Array, kernel: jax.Array, spec: ConvSpec) -> jax.Array:
 
 def input_gradient(dy: jax.Array, kernel: jax.Array, spec: ConvSpec) -> jax.Array:
     """dx = u(dy): [n p q o] [k l c o] -> [n h w c]."""
-    kernel = turned(kernel, spec)
-    return _of_u("forward", dy, kernel, kernel.shape, exchanged(spec))
+    return engines.compute("forward", dy, turned(kernel, spec), exchanged(spec))
 
 
 def kernel_gradient(x: jax.Array, dy: jax.Array, spec: ConvSpec) -> jax.Array:
     """dkernel from the image dy and the error x: [n p q o] [n h w c] -> [k l c o]."""
-    u = exchanged(spec)
-    places, inputs = (w.size for w in u.windows), dy.shape[-1] // u.feature_group_count
-    shape = (*places, inputs, x.shape[-1])
-    return turned(_of_u("kernel_gradient", dy, x, shape, u), spec)
-
-
-def _of_u(direction: str, image, other, kernel_shape: tuple, u: ConvSpec) -> jax.Array:
-    """A direction of u, on a CPU by the engine that the table has for such a layer."""
-    geometry = choose.Geometry(image.shape, kernel_shape, u)
-    name, _ = choose.by_table(geometry, "cpu")[direction]
-
-    def by(engine):
-        return functools.partial(getattr(engine, direction), spec=u)
-
-    if name not in _ENGINES:
-        return by(rot180)(image, other)
-    on_cpu, elsewhere = by(_ENGINES[name]), by(rot180)
-    return lax.platform_dependent(image, other, cpu=on_cpu, default=elsewhere)
+    dkernel = engines.compute("kernel_gradient", dy, x, exchanged(spec))
+    return turned(dkernel, spec)
 
 
 def exchanged(spec: ConvSpec) -> ConvSpec:
