@@ -47,15 +47,15 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import lax
-from jax.sharding import NamedSharding
 
 from handgrad import arguments, sharding
+from handgrad.buffers import written_down
 from handgrad.convolution.spec import ConvSpec
 from handgrad.windows import Window
 
 _POINTS = {2: (0, 1, -1), 4: (0, 11 / 16, -11 / 16, 23 / 16, -23 / 16)}  # and ∞
 # At least so many tiles go through the steps together.
-_TILES = 128
+_TILES = 512
 
 
 @functools.cache
@@ -105,14 +105,14 @@ class Winograd:
         return None
 
     def forward(self, x: jax.Array, kernel: jax.Array, spec: ConvSpec) -> jax.Array:
-        """y = Aᵀ[(G k Gᵀ) ⊙ (Bᵀ x B)]A: [z n i c] [z c o] -> [z n i o] at points z."""
+        """y = Aᵀ[(G k Gᵀ) ⊙ (Bᵀ x B)]A: [z t c] [z c o] -> [z t o] at tiles t."""
         _, g, _ = matrices(self.m)
-        return self._filter(x, self._kernel_at_points(g, kernel), "co", spec)
+        return self._filter(x, self._kernel_at_points(g, kernel), spec)
 
     def input_gradient(self, dy: jax.Array, kernel: jax.Array, spec: ConvSpec):
-        """dx: the same of dy, the kernel turned: [z n i o] [z c o] -> [z n i c].
+        """dx: the same of dy, the kernel turned: [z t o] [z o c] -> [z t c].
 
-        G with its columns turned meets the kernel as it is; so do the channels.
+        G with its columns turned meets the kernel as it is, its channels exchanged.
         """
         _, g, _ = matrices(self.m)
         windows = tuple(
@@ -126,26 +126,25 @@ class Winograd:
             x_sharding=spec.y_sharding,
             y_sharding=spec.x_sharding,
         )
-        return self._filter(dy, self._kernel_at_points(g[:, ::-1], kernel), "oc", other)
+        exchanged = written_down(jnp.swapaxes(kernel, -1, -2))
+        return self._filter(dy, self._kernel_at_points(g[:, ::-1], exchanged), other)
 
     def _kernel_at_points(self, g: np.ndarray, kernel: jax.Array) -> jax.Array:
-        """G k Gᵀ: [k l c o] -> [u v c o], in the wide dtype."""
+        """G k Gᵀ: [k l c o] -> [z c o], in the wide dtype."""
         kernel = kernel.astype(arguments.accumulator(kernel.dtype))
-        for i in range(kernel.ndim - 2):
+        dimensions = kernel.ndim - 2
+        for i in range(dimensions):
             kernel = _apply(g, _unstack(kernel, i), axis=0)
-        return kernel
+        return sharding.merge(kernel, 0, dimensions)
 
-    def _filter(self, x: jax.Array, kernel: jax.Array, channels: str, spec: ConvSpec):
-        """Aᵀ[kernel ⊙ (Bᵀ x B)]A; `channels` names those of the kernel, x's first.
+    def _filter(self, x: jax.Array, kernel: jax.Array, spec: ConvSpec) -> jax.Array:
+        """Aᵀ[kernel ⊙ (Bᵀ x B)]A.
 
         Channels are summed in chains of `chain`: a long chain rounds more.
         """
         at, _, bt = matrices(self.m)
-        points, tiles = _letters(spec)
-        inputs, outputs = (f"{points}n{tiles}{letter}" for letter in channels)
-        axis, size = (
-            (-2, kernel.shape[-1]) if channels == "co" else (-1, kernel.shape[-2])
-        )
+        dimensions = len(spec.windows)
+        size = kernel.shape[-1]
         steps = self._steps(x.shape[0], max(kernel.shape[-2:]), spec)
         image = self._image(x, steps, spec)
         chains = [
@@ -153,25 +152,32 @@ class Winograd:
             for start in range(0, x.shape[-1], self.chain)
         ]
         kernels = lax.optimization_barrier(
-            [lax.slice_in_dim(kernel, *chain, axis=axis) for chain in chains]
+            [lax.slice_in_dim(kernel, *chain, axis=-2) for chain in chains]
         )
         where = spec.y_sharding or sharding.rearranged(
             spec.x_sharding, (*range(x.ndim - 1), None)
         )
 
         def step(i: jax.Array, y: jax.Array) -> jax.Array:
+            tiles = [
+                self._at_points(bt, image[..., slice(*chain)], i, steps)
+                for chain in chains
+            ]
             terms = (
                 jnp.einsum(
-                    f"{inputs},{points}co->{outputs}",
-                    self._at_points(bt, image[..., slice(*chain)], i, steps),
+                    "ztc,zco->zto",
+                    _flat(tile, dimensions),
                     kernel,
                     precision=spec.precision,
-                    out_sharding=_at_each_point(where, points),
+                    out_sharding=sharding.rearranged(where, (None, 0, -1)),
                 )
-                for chain, kernel in zip(chains, kernels, strict=True)
+                for tile, kernel in zip(tiles, kernels, strict=True)
             )
             products = functools.reduce(jnp.add, terms)
-            for d in reversed(range(len(points))):
+            shape = tiles[0].shape
+            products = sharding.split(products, 1, shape[dimensions:-1])
+            products = sharding.split(products, 0, shape[:dimensions])
+            for d in reversed(range(dimensions)):
                 products = lax.optimization_barrier(products)
                 products = _apply(at, _unstack(products, 0), axis=2 * d + 2)
                 products = sharding.merge(products, 2 * d + 1, 2 * d + 3)
@@ -193,31 +199,31 @@ class Winograd:
         return y.astype(spec.preferred_element_type or x.dtype)
 
     def kernel_gradient(self, x: jax.Array, dy: jax.Array, spec: ConvSpec):
-        """dk = Gᵀ[Σ (Bᵀ x B) ⊙ (A dy Aᵀ)]G: [z n i c] [z n i o] -> [z c o]."""
+        """dk = Gᵀ[Σ (Bᵀ x B) ⊙ (A dy Aᵀ)]G: [z t c] [z t o] -> [z c o] at tiles t."""
         at, g, bt = matrices(self.m)
-        points, tiles = _letters(spec)
+        dimensions = len(spec.windows)
         steps = self._steps(x.shape[0], max(x.shape[-1], dy.shape[-1]), spec)
         image = self._image(x, steps, spec)
         errors = dy.astype(image.dtype)
         room = zip(image.shape[1:-1], spec.windows, strict=True)
         errors = _pad(errors, [(0, h - 2 - w.output) for h, w in room])
-        where = _at_each_point(
-            sharding.rearranged(spec.kernel_sharding, (-2, -1)), points
-        )
+        where = sharding.rearranged(spec.kernel_sharding, (None, -2, -1))
 
         def step(i: jax.Array, dkernel: jax.Array) -> jax.Array:
             return dkernel + jnp.einsum(
-                f"{points}n{tiles}c,{points}n{tiles}o->{points}co",
-                self._at_points(bt, image, i, steps),
-                self._at_points(at.T, errors, i, steps),
+                "ztc,zto->zco",
+                _flat(self._at_points(bt, image, i, steps), dimensions),
+                _flat(self._at_points(at.T, errors, i, steps), dimensions),
                 precision=spec.precision,
                 out_sharding=where,
             )
 
-        shape = (*(self.m + 2 for _ in points), x.shape[-1], dy.shape[-1])
+        points = (self.m + 2,) * dimensions
+        shape = (math.prod(points), x.shape[-1], dy.shape[-1])
         dkernel = sharding.zeros(shape, image.dtype, where, like=(x, dy))
         dkernel = lax.fori_loop(0, steps, step, dkernel)
-        for i in reversed(range(len(points))):  # [u v c o] -> [k l c o]
+        dkernel = sharding.split(dkernel, 0, points)
+        for i in reversed(range(dimensions)):  # [u v c o] -> [k l c o]
             dkernel = _apply(g.T, _unstack(dkernel, 0), axis=i)
         return dkernel.astype(x.dtype)
 
@@ -275,19 +281,10 @@ F2 = Winograd(2, rounding=1.0, chain=512)
 F4 = Winograd(4, rounding=4.0, chain=64)
 
 
-def _letters(spec: ConvSpec) -> tuple[str, str]:
-    """Names of the axes of points and of tiles."""
-    n = len(spec.windows)
-    return "uvwz"[:n], "ijkl"[:n]
-
-
-def _at_each_point(where: NamedSharding | None, points: str) -> NamedSharding | None:
-    """The sharding of an array with the points' axes in front."""
-    if where is None:
-        return None
-    return sharding.rearranged(
-        where, (*(None for _ in points), *range(len(where.spec)))
-    )
+def _flat(x: jax.Array, dimensions: int) -> jax.Array:
+    """[u v n i j c] -> [z t c]: of several axes XLA would turn the array over first."""
+    x = sharding.merge(x, dimensions, x.ndim - 1)
+    return sharding.merge(x, 0, dimensions)
 
 
 def _pad(x: jax.Array, pairs: Sequence[tuple[int, int]]) -> jax.Array:
