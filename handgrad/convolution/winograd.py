@@ -54,7 +54,7 @@ from handgrad.convolution.spec import ConvSpec
 from handgrad.windows import Window
 
 _POINTS = {2: (0, 1, -1), 4: (0, 11 / 16, -11 / 16, 23 / 16, -23 / 16)}  # and ∞
-# At least so many tiles go through the steps together.
+# So many tiles go through the steps together, with few channels fewer.
 _TILES = 512
 
 
@@ -237,7 +237,7 @@ class Winograd:
         rows, *others = (-(-w.output // self.m) for w in spec.windows)
         if not rows:
             return 0
-        tiles = max(_TILES, 2 * channels)
+        tiles = max(min(_TILES, 6 * channels), 2 * channels)
         at_once = -(-tiles // max(examples * math.prod(others), 1))
         steps = -(-rows // at_once)
         equal = (n for n in range(steps, 2 * steps) if rows % n == 0)
