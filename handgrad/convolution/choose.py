@@ -118,6 +118,12 @@ class Geometry:
         return strides and self.groups == 1 and self.suits("phases")
 
     @property
+    def few_channels(self) -> bool:
+        """Whether few filters see an image of few channels, without strides."""
+        few = self.inputs <= 8 and self.outputs <= 16
+        return few and self.groups == 1 and self.places > 1 and not self.strided
+
+    @property
     def disjoint(self) -> bool:
         """Whether the windows are the tiles of a strided image."""
         return self.strided and all(w.stride == w.size for w in self.spec.windows)
@@ -219,29 +225,32 @@ TABLE = (
         kernel_gradient="slices",
     ),
     Line(
+        lambda g: g.few_channels and g.inputs <= 4 and g.places <= 9,
+        "3×3 on 3 channels to 16: 2.4; 3 to 3 2.2, 1 to 8 2",
+        input_gradient="gemm",
+    ),
+    Line(
         lambda g: g.groups == 1 and g.inputs == 1 and g.outputs <= 16 and g.few_places,
-        "5×5 on 1 channel to 6: forward 9, input gradient 9",
+        "5×5 on 1 channel to 6: forward 9, input gradient 4 to 9",
         forward="taps",
         input_gradient="taps",
     ),
     Line(
-        lambda g: g.groups == 1 and g.inputs == 1 and g.outputs <= 64,
-        "3×3 on 1 channel to 32: 1.3; 9×9 on 1 to 64: 2.3",
-        input_gradient="gemm",
+        lambda g: g.groups == 1 and g.inputs == 1 and g.outputs <= 128,
+        "3×3 on 1 channel to 32: 1.4; 9×9 on 1 to 64: 1.9; 5×5 on 1 to 32: 2",
+        input_gradient="mec",
+    ),
+    Line(
+        lambda g: g.few_channels,
+        "5×5 on 6 channels to 16: 2.3; with 64 outputs 0.9 to 1.2",
+        input_gradient="mec",
     ),
     Line(
         lambda g: (
-            g.groups == 1
-            and g.inputs <= 8
-            and g.outputs <= 16
-            and g.places > 1
-            and g.few_places
+            g.strided
+            and g.dimensions == 2
+            and (g.inputs <= 4 or (g.inputs <= 8 and g.outputs <= 16 and g.places > 1))
         ),
-        "5×5 on 6 channels to 16: 2; with 64 outputs half as fast as XLA's own",
-        input_gradient="taps",
-    ),
-    Line(
-        lambda g: g.strided and g.inputs <= 4 and g.dimensions == 2,
         "few channels under a strided kernel, no product with an inserted zero: "
         "16×16/16 12, 11×11/4 2.4, 7×7/2 2.1, 4×4/4 1.9, 3×3/2 and 4×4/2 1.4 to 1.9; "
         "10/5 in 1 dimension 0.4",
@@ -330,17 +339,21 @@ TABLE = (
         lambda g: (
             g.three_by_three and g.least >= 128 and g.most <= 192 and g.pixels >= 200
         ),
-        "3×3 on 128 channels, 16 to 56 px: 1 to 1.5; error 1 to 3 times autodiff's; on "
-        "48 to 96 channels 0.7 to 1.3, by how fast the machine's matrix product is",
+        "3×3 on 128 channels, 16 to 56 px: 1.3 to 1.6; error 1 to 3 times autodiff's; "
+        "64 channels of 16 and 28 px 1.2 to 1.5 alone, not faster in a network",
         forward="winograd",
         input_gradient="winograd",
     ),
     Line(
         lambda g: (
-            g.three_by_three and g.least >= 48 and g.most <= 192 and g.pixels >= 200
+            g.three_by_three
+            and g.least >= 48
+            and g.most <= 192
+            and g.pixels >= (150 if g.most >= 128 else 200)
         ),
-        "3×3 on 48 to 128 channels, 14 to 112 px: 1.2 to 5; at 8 px not faster in a "
-        "network, whose memory the kernels' points fill; error 1 to 3 times autodiff's",
+        "3×3 on 48 to 128 channels, 14 to 112 px: 1.2 to 7; at 8 px 1.5 alone, but not "
+        "in a network, whose memory the kernels' points fill; error 1 to 3 times "
+        "autodiff's",
         kernel_gradient="winograd",
     ),
     Line(
