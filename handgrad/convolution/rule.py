@@ -344,7 +344,8 @@ def conv(
     Returns:
       Image [N, P, Q, O], or [P, Q, O]; P = ⌊(e(H−1)+1 + low + high − Kd) / s⌋ + 1 with
       Kd = d(K−1)+1. What is not finite in x, kernel or dy never gets lost, but may
-      spread: "winograd" over its tile, "grouped" over merged groups.
+      spread: "winograd" over its tile, "grouped" over merged groups, "mec" and "taps"
+      over a kernel gradient's rows.
 
     Raises:
       ValueError: the shapes or numbers do not fit, the kernel is larger than the padded
