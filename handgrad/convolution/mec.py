@@ -1,4 +1,4 @@
-"""Half of im2col: a row of the kernel is written out, its rows are a convolution.
+"""Half of im2col: a copy for each column of the kernel, a convolution along its rows.
 
 MEC, *memory-efficient convolution*, copies the image once for each column of the
 kernel, not once for each place,
