@@ -98,7 +98,8 @@ def kernel_gradient(x: jax.Array, dy: jax.Array, spec: ConvSpec) -> jax.Array:
         seen = lax.dynamic_slice_in_dim(image, start * rows.stride, reach, axis=1)
         error = lax.dynamic_slice_in_dim(errors, start, height, axis=1)
         pair = _turned_image(seen, columns), _turned_error(error)
-        return total + rot180.forward(*lax.optimization_barrier(pair), one)
+        lowered, error = lax.optimization_barrier(pair)
+        return total + rot180.forward(lowered, error, one)
 
     dkernel = sharding.zeros(shape, arguments.accumulator(x.dtype), where, like=(x, dy))
     dkernel = lax.fori_loop(0, steps, step, dkernel)
