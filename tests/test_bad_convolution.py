@@ -238,6 +238,22 @@ UNSUITABLE = [
         {"implementation": "transposed", "strides": 2, "input_dilation": 2},
         rf"{ANY}, 'taps', 'slices': 'transposed' does strides of 1, not \(2, 2\)",
     ),
+    (
+        {
+            "implementation": "mec",
+            "kernel": ones((3, 3, 2, 4)),
+            "feature_group_count": 2,
+        },
+        rf"{ANY}.*: 'mec' does one group, not 2",
+    ),
+    (
+        {"implementation": "mec", "input_dilation": 2},
+        rf"{ANY}.*: 'mec' does no dilated images",
+    ),
+    (
+        {"implementation": "mec", "x": ones((2, 6, 4)), "kernel": ones((3, 4, 4))},
+        rf"{ANY}.*: 'mec' does 2 dimensions, not 1",
+    ),
     ({"implementation": "winograd", "strides": 2}, rf"{ANY}.*: .* neither strides"),
     (
         {"implementation": "winograd_2x2", "kernel_dilation": 2},

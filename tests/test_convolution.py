@@ -10,7 +10,7 @@ import pytest
 
 import handgrad
 from handgrad import ConvFormulas, cases
-from handgrad.convolution import choose, mec
+from handgrad.convolution import choose, engines, mec
 
 RANDOM = np.random.default_rng(0)
 
@@ -299,14 +299,61 @@ def test_mec_in_blocks_of_rows(monkeypatch, pixels, rows, options):
     x, kernel = normal(2, rows, 9, 3), normal(3, 2, 3, 4)
     conv = functools.partial(handgrad.conv, x, **options)
     dy = normal(*jax.eval_shape(conv, kernel).shape)
-    gradient = lambda how: jax.vjp(functools.partial(conv, implementation=how), kernel)[
-        1
-    ](dy)[0]
+
+    def gradient(how):
+        _, vjp = jax.vjp(functools.partial(conv, implementation=how), kernel)
+        return vjp(dy)[0]
+
     monkeypatch.setattr(mec, "_PIXELS", pixels)
-    jax.clear_caches()
+    jax.clear_caches()  # of a trace with other blocks
     np.testing.assert_allclose(
         gradient("mec"), gradient("rot180"), rtol=1e-5, atol=1e-5
     )
+
+
+@pytest.mark.parametrize("direction", choose.DIRECTIONS)
+@pytest.mark.parametrize("groups", [1, 2])
+def test_an_engine_is_looked_up_by_the_convolution_s_shapes(
+    monkeypatch, direction, groups
+):
+    """And computes that direction, whichever it is."""
+    x, kernel = normal(2, 9, 8, 6), normal(3, 2, 6 // groups, 4)
+    conv = functools.partial(handgrad.conv, strides=(2, 1), feature_group_count=groups)
+    with choose.recording() as asked:
+        y, vjp = jax.vjp(conv, x, kernel)
+    (geometry,) = asked
+    dx, dkernel = vjp(y)
+    operands, expected = {
+        "forward": ((x, kernel), y),
+        "input_gradient": ((y, kernel), dx),
+        "kernel_gradient": ((x, y), dkernel),
+    }[direction]
+    seen = []
+    by_table = choose.by_table
+
+    def recording(geometry, *args, **options):
+        seen.append(geometry)
+        return by_table(geometry, *args, **options)
+
+    monkeypatch.setattr(choose, "by_table", recording)
+    actual = engines.compute(direction, *operands, geometry.spec)
+    assert seen[0] == geometry
+    np.testing.assert_allclose(actual, expected, rtol=1e-4, atol=1e-4)
+
+
+def test_a_group_s_kernel_gradient_waits_for_the_platform():
+    """The table's loop over blocks of rows for a CPU, a convolution elsewhere."""
+    x, kernel = normal(2, 64, 64, 64), normal(5, 5, 32, 128)
+    gradient = jax.grad(
+        lambda kernel: jnp.sum(
+            handgrad.conv(x, kernel, feature_group_count=2, implementation="grouped")
+            ** 2
+        )
+    )
+    traced = jax.jit(gradient).trace(kernel)
+    lower = lambda platform: traced.lower(lowering_platforms=(platform,)).as_text()
+    assert "stablehlo.while" in lower("cpu")
+    assert "stablehlo.while" not in lower("cuda")
 
 
 def test_choice_waits_for_the_platform():

@@ -19,6 +19,7 @@ from handgrad import (
 )
 from handgrad.activation import log_sum_exp
 from handgrad.convolution import (
+    blocks,
     gemm,
     grouped,
     mec,
@@ -207,8 +208,8 @@ def drop_a_view(monkeypatch):
 
 
 def shift_the_rows(monkeypatch):
-    right = taps._longer
-    monkeypatch.setattr(taps, "_longer", lambda x, n: jnp.roll(right(x, n), 1, 1))
+    right = blocks.longer
+    monkeypatch.setattr(blocks, "longer", lambda x, n: jnp.roll(right(x, n), 1, 1))
     monkeypatch.setattr(taps, "_BLOCK", 1)  # several blocks of rows
 
 

@@ -334,6 +334,9 @@ def test_groups_are_not_split_over_devices():
         kernel = jnp.ones((3, 3, 2, 4), out_sharding=P(None, None, None, "data"))
         with pytest.raises(ValueError, match="'grouped' does no channels that"):
             handgrad.conv(x, kernel, feature_group_count=2, implementation="grouped")
+        x = jnp.ones((2, 6, 6, 4), out_sharding=P(None, None, None, "data"))
+        with pytest.raises(ValueError, match="'mec' does no input channels that"):
+            handgrad.conv(x, jnp.ones((3, 3, 4, 8)), implementation="mec")
 
 
 @pytest.mark.parametrize(

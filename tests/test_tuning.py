@@ -16,6 +16,7 @@ from jax.sharding import AxisType, NamedSharding, PartitionSpec
 import handgrad
 from handgrad import ConvFormulas
 from handgrad.convolution import choose, rule, tuned, tuning
+from handgrad.convolution.geometry import Geometry
 
 NHWC = ("NHWC", "HWIO", "NHWC")
 DIRECTIONS = ("forward", "input_gradient", "kernel_gradient")
@@ -329,7 +330,7 @@ def test_an_explicit_mesh_may_be_beyond_it(path):
     x, kernel = ones()
     by_example, by_channel = put(x, "i"), put(x, None, None, None, "i")
     chosen = lambda x: choose.explain(
-        choose.Geometry(x.shape, KERNEL, spec_of(x, kernel)), "cpu"
+        Geometry(x.shape, KERNEL, spec_of(x, kernel)), "cpu"
     )
     assert chosen(by_example)["kernel_gradient"][0] == "phases"
     assert chosen(by_channel)["kernel_gradient"][0] != "phases"
@@ -500,10 +501,14 @@ def names(report):
 
 
 def test_the_default_stays_unless_another_is_clearly_faster(path, clock):
-    tune = lambda: names(handgrad.tune(handgrad.conv, *ones(), path=path))
+    x, kernel = jnp.ones(X), jnp.ones((5, 5, 4, 8))
+    tune = lambda: names(handgrad.tune(handgrad.conv, x, kernel, path=path))
+    explained = lambda: handgrad.explain_choice(
+        x.shape, kernel.shape, (1, 1), "SAME", dimension_numbers=NHWC
+    )
     default = explained().formulas
-    assert default == all_by("rot180")
-    clock.update(rot180=1.0, gemm=0.98)
+    assert default == ConvFormulas("rot180", "mec", "rot180")
+    clock.update(rot180=1.0, mec=1.0, gemm=0.98)
     assert tune() == [default]
     clock.update(gemm=0.96)
     assert tune() == [all_by("gemm")]

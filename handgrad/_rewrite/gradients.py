@@ -25,6 +25,7 @@ from jax.extend.core import primitives
 
 from handgrad import arguments, sharding
 from handgrad.convolution import choose, conv_general_dilated
+from handgrad.convolution.geometry import Geometry
 from handgrad.convolution.rule import COMPUTE
 from handgrad.convolution.spec import ConvSpec
 from handgrad.pooling import reduce_window_max, reduce_window_min
@@ -158,7 +159,7 @@ def _spec(x, windows, groups, parameters) -> ConvSpec:
 
 
 def _compute(direction, a, b, x_shape, kernel_shape, spec):
-    geometry = choose.Geometry(tuple(x_shape), tuple(kernel_shape), spec)
+    geometry = Geometry(tuple(x_shape), tuple(kernel_shape), spec)
     spec = dataclasses.replace(spec, formulas=choose.formulas(geometry))
     return COMPUTE[direction](a, b, spec)
 

@@ -12,6 +12,7 @@ import jax
 from jax import lax
 
 from handgrad.convolution import choose
+from handgrad.convolution.geometry import Geometry
 from handgrad.convolution.spec import ConvSpec
 
 ENGINES = ("gemm", "grouped", "mec", "phases", "rot180", "slices", "taps")
@@ -22,13 +23,16 @@ def compute(direction: str, a: jax.Array, b: jax.Array, spec: ConvSpec) -> jax.A
 
     Args:
       direction: "forward", "input_gradient" or "kernel_gradient".
-      a: x, dy or x.
-      b: kernel, kernel or dy.
+      a: x [n h w c], dy [n p q o] or x.
+      b: kernel [k l c/g o], kernel or dy.
       spec: the static part.
+
+    Returns:
+      y, dx or dkernel.
     """
     from handgrad.convolution.rule import FORMULAS  # which is made of this
 
-    geometry = choose.Geometry(*_shapes(direction, a, b, spec), spec)
+    geometry = Geometry(*_shapes(direction, a, b, spec), spec)
     name, _ = choose.by_table(geometry, "cpu", among=ENGINES)[direction]
     on_cpu, elsewhere = (
         functools.partial(getattr(FORMULAS[each], direction), spec=spec)

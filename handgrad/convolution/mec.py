@@ -36,7 +36,7 @@ from jax import lax
 
 from handgrad import arguments, sharding, windows
 from handgrad.buffers import written_down
-from handgrad.convolution import rot180
+from handgrad.convolution import blocks, rot180
 from handgrad.convolution.spec import ConvSpec
 from handgrad.windows import Window
 
@@ -79,11 +79,13 @@ def input_gradient(dy: jax.Array, kernel: jax.Array, spec: ConvSpec) -> jax.Arra
 def kernel_gradient(x: jax.Array, dy: jax.Array, spec: ConvSpec) -> jax.Array:
     """dkernel = conv(L, dy): [1 h lc nq] [p 1 nq o] -> [1 k lc o] a block of rows."""
     rows, columns = spec.windows
-    steps, height = _blocks(dy)
+    at_once = max(round(_PIXELS / max(dy.shape[0] * columns.output, 1)), 1)
+    steps = blocks.count(rows.output, at_once)
+    height = -(-rows.output // max(steps, 1))
     reach = (height - 1) * rows.stride + rows.extent
     more = steps * height - rows.output
-    image = _longer(windows.pad(x, spec.windows), more * rows.stride)
-    image, errors = lax.optimization_barrier((image, _longer(dy, more)))
+    image = blocks.longer(windows.pad(x, spec.windows), more * rows.stride)
+    image, errors = lax.optimization_barrier((image, blocks.longer(dy, more)))
     shape = (1, rows.size, columns.size * x.shape[-1], dy.shape[-1])
     along_rows = Window(reach, height, rows.dilation, dilation=rows.stride)
     where = sharding.rearranged(spec.kernel_sharding, (None, None, -2, -1))
@@ -125,22 +127,6 @@ def _turned_error(dy: jax.Array) -> jax.Array:
     """[n p q o] -> [p 1 nq o], in the wide dtype."""
     dy = dy.astype(arguments.accumulator(dy.dtype))
     return jnp.expand_dims(sharding.merge(jnp.swapaxes(dy, 0, 1), 1, 3), 1)
-
-
-def _blocks(dy: jax.Array) -> tuple[int, int]:
-    """How many blocks the rows fall into, and rows of one; equal ones if there are."""
-    n, rows, columns, _ = dy.shape
-    at_once = min(max(round(_PIXELS / max(n * columns, 1)), 1), max(rows, 1))
-    steps = -(-rows // at_once)
-    equal = (s for s in range(steps, 2 * steps) if rows % s == 0)
-    steps = next(equal, steps)
-    return steps, -(-rows // max(steps, 1))
-
-
-def _longer(x: jax.Array, rows: int) -> jax.Array:
-    """x with more rows of zeros."""
-    config = [(0, 0, 0), (0, rows, 0), (0, 0, 0), (0, 0, 0)]
-    return lax.pad(x, arguments.zero(x.dtype), config)
 
 
 def _columns(spec: ConvSpec) -> windows.Windows:

@@ -42,6 +42,7 @@ from handgrad.convolution import (
     transposed,
     winograd,
 )
+from handgrad.convolution.geometry import Geometry
 from handgrad.convolution.spec import ConvFormulas, ConvSpec
 from handgrad.rules import RULES, Formula, register
 
@@ -167,7 +168,7 @@ def _with_formulas(*formulas: tuple[str, ConvFormulas]):
 
 def _best(spec: ConvSpec):
     def core(x, kernel, spec):
-        geometry = choose.Geometry(x.shape, kernel.shape, spec)
+        geometry = Geometry(x.shape, kernel.shape, spec)
         return _with_formulas(*choose.formulas(geometry))(x, kernel, spec)
 
     del spec  # the choice needs the arrays' shapes, too

@@ -25,6 +25,7 @@ from jax import lax
 
 from handgrad import arguments, sharding, windows
 from handgrad.buffers import written_down
+from handgrad.convolution import blocks
 from handgrad.convolution.spec import ConvSpec
 
 # Each place is a term of its own to compile: 8×8 is where that stops being few.
@@ -160,7 +161,7 @@ def _sums_of_products(x, dy, spec: ConvSpec) -> list[jax.Array]:
     )
     if steps > 1:
         more = steps * rows - pixels[0]
-        image, dy = _longer(image, more * first.stride), _longer(dy, more)
+        image, dy = blocks.longer(image, more * first.stride), blocks.longer(dy, more)
         reach = (rows - 1) * first.stride + first.extent
         block = (dataclasses.replace(block[0], input=reach), *block[1:])
         image, dy = lax.optimization_barrier((image, dy))
@@ -186,12 +187,6 @@ def _sums_of_products(x, dy, spec: ConvSpec) -> list[jax.Array]:
     sums = lax.fori_loop(0, steps, step, sums) if steps > 1 else step(0, sums)
     totals = jnp.sum(jnp.stack(sums), axis=range(1, dy.ndim - 1))
     return [total[None] for total in totals]
-
-
-def _longer(x: jax.Array, rows: int) -> jax.Array:
-    """x with more rows of zeros."""
-    config = [(0, 0, 0), (0, rows, 0), *[(0, 0, 0)] * (x.ndim - 2)]
-    return lax.pad(x, arguments.zero(x.dtype), config)
 
 
 def _views(x: jax.Array, spec: ConvSpec):

@@ -18,6 +18,7 @@ import numpy as np
 
 from handgrad import arguments, windows
 from handgrad.convolution import choose, tuned
+from handgrad.convolution.geometry import Geometry
 from handgrad.convolution.rule import COMPUTE
 from handgrad.convolution.spec import ConvFormulas
 from handgrad.convolution.tuned import Measured
@@ -144,7 +145,7 @@ def tune(
     return Report(path, tuple(convolutions))
 
 
-def _measure(geometry: choose.Geometry, seconds: float, rounding: float) -> Convolution:
+def _measure(geometry: Geometry, seconds: float, rounding: float) -> Convolution:
     """Measures one convolution; it is alone on one device, whatever the mesh."""
     spec = dataclasses.replace(
         geometry.spec, x_sharding=None, kernel_sharding=None, y_sharding=None
@@ -181,7 +182,7 @@ def _choose(times: Mapping[str, float], default: str) -> str:
 
 
 def _times(
-    direction: str, geometry: choose.Geometry, names: Sequence[str], seconds: float
+    direction: str, geometry: Geometry, names: Sequence[str], seconds: float
 ) -> tuple[dict[str, float], dict[str, str]]:
     """Seconds of each formula, and why others have none."""
     from handgrad import measure  # with its list of cases, which only this needs
@@ -203,7 +204,7 @@ def _times(
     return {name: float(f"{s:.3g}") for name, s in times.items()}, failed
 
 
-def _arrays(direction: str, geometry: choose.Geometry) -> list[np.ndarray]:
+def _arrays(direction: str, geometry: Geometry) -> list[np.ndarray]:
     """Random numbers for the two arrays that the direction computes from."""
     spec = geometry.spec
     pixels = windows.output_shape(spec.windows)

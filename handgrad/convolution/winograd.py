@@ -50,6 +50,7 @@ from jax import lax
 
 from handgrad import arguments, sharding
 from handgrad.buffers import written_down
+from handgrad.convolution import blocks
 from handgrad.convolution.spec import ConvSpec
 from handgrad.windows import Window
 
@@ -231,17 +232,12 @@ class Winograd:
         """Into how many blocks the rows of tiles fall.
 
         The tiles of a block are enough for a good matrix product, and more than the
-        channels: each block reads the kernel's points, or adds to them, once. Blocks
-        of equal height, where there are some, leave no rows to pad and to cut off.
+        channels: each block reads the kernel's points, or adds to them, once.
         """
         rows, *others = (-(-w.output // self.m) for w in spec.windows)
-        if not rows:
-            return 0
         tiles = max(min(_TILES, 6 * channels), 2 * channels)
         at_once = -(-tiles // max(examples * math.prod(others), 1))
-        steps = -(-rows // at_once)
-        equal = (n for n in range(steps, 2 * steps) if rows % n == 0)
-        return next(equal, steps)
+        return blocks.count(rows, at_once)
 
     def _image(self, x: jax.Array, steps: int, spec: ConvSpec) -> jax.Array:
         """x, padded to whole blocks of tiles and two pixels more, in the wide dtype.
