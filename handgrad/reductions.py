@@ -79,11 +79,11 @@ def two_totals(
     """
     if axes == (a.ndim - 1,):
         return total(a, axes), total(b, axes)
-    return _two_totals(a, b, axes, a.shape)
+    return _two_totals(a, b, axes, a.shape, sharding.of(a))
 
 
-@functools.partial(jax.custom_vjp, nondiff_argnums=(2, 3))
-def _two_totals(a, b, axes, shape):
+@functools.partial(jax.custom_vjp, nondiff_argnums=(2, 3, 4))
+def _two_totals(a, b, axes, shape, where):
     def plain(a, b):
         return tuple(jnp.sum(x, axes, keepdims=True) for x in (a, b))
 
@@ -102,15 +102,15 @@ def _two_totals(a, b, axes, shape):
     return lax.platform_dependent(a, b, cpu=one_pass, default=plain)
 
 
-def _two_totals_fwd(a, b, axes, shape):
+def _two_totals_fwd(a, b, axes, shape, where):
     residuals = ()  # linear
-    return _two_totals(a, b, axes, shape), residuals
+    return _two_totals(a, b, axes, shape, where), residuals
 
 
-def _two_totals_bwd(axes, shape, residuals, cotangents):
+def _two_totals_bwd(axes, shape, where, residuals, cotangents):
     """Each sum's error is that of all its terms."""
     del axes, residuals
-    return tuple(jnp.broadcast_to(dy, shape) for dy in cotangents)
+    return tuple(jnp.broadcast_to(dy, shape, out_sharding=where) for dy in cotangents)
 
 
 _two_totals.defvjp(_two_totals_fwd, _two_totals_bwd)

@@ -1,4 +1,4 @@
-"""Any JAX function with its convolutions and windows replaced by hand-derived rules."""
+"""Any JAX function with its convolutions, windows and batch norms done by our rules."""
 
 from handgrad._rewrite.function import rewrite
 from handgrad._rewrite.report import Report, Row, report

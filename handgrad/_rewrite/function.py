@@ -26,7 +26,8 @@ def rewrite(fn: _Function, *, rules: Iterable[str] | None = None) -> _Function:
     f(x) = rewrite(f)(x), and the gradients are equal, up to rounding: each convolution
     and each maximum, minimum or sum over windows, wherever it stands (in `jit`, `scan`,
     `while_loop`, `cond`, `checkpoint`, `shard_map`, under `vmap`, in another library's
-    layers), is computed by the op of that name here. All else stays as it was. Write
+    layers), is computed by the op of that name here, and so is a batch norm, which is
+    known by its equations. All else stays as it was. Write
     `jax.jit(jax.grad(handgrad.rewrite(loss)))`, or rewrite a whole training step: the
     gradients that JAX took inside of it are known for what they are.
 
@@ -46,9 +47,11 @@ def rewrite(fn: _Function, *, rules: Iterable[str] | None = None) -> _Function:
 
     Args:
       fn: any function of pytrees.
-      rules: the primitives to replace, of "conv_general_dilated", "reduce_window_max",
-        "reduce_window_min", "reduce_window_sum" and "select_and_scatter_add" (the
-        gradient of a window's extremum, if `fn` takes it); `None` for all.
+      rules: what to replace, of the primitives "conv_general_dilated",
+        "reduce_window_max", "reduce_window_min", "reduce_window_sum" and
+        "select_and_scatter_add" (the gradient of a window's extremum, if `fn` takes
+        it), and "batch_norm": Σ x and Σ x² over all axes but the last, together, and
+        (x − μ)·w + β with a number for each channel; `None` for all.
 
     Returns:
       The function; rewriting it again changes nothing.

@@ -17,7 +17,7 @@ import jax
 from jax.extend import core
 from jax.extend.core import primitives
 
-from handgrad._rewrite import replacements
+from handgrad._rewrite import norms, replacements
 from handgrad.convolution import tuned
 
 Program = core.ClosedJaxpr | core.Jaxpr
@@ -47,16 +47,20 @@ _done = weakref.WeakKeyDictionary()
 
 @dataclasses.dataclass(frozen=True)
 class Found:
-    """An equation that has a rule here.
+    """An equation, or a group of them, that has a rule here.
 
     Attributes:
-      eqn: the equation.
+      eqn: the equation, or that in whose place the group's op stands.
+      name: what the rule is called.
+      operands: the operands' types.
       inside: what is around it, outermost first.
       left_because: why it was left alone; "" if it was replaced.
       value_only: whether it stands in a function with a gradient of its own.
     """
 
     eqn: core.JaxprEqn
+    name: str
+    operands: tuple[str, ...]
     inside: tuple[str, ...]
     left_because: str
     value_only: bool
@@ -100,11 +104,28 @@ class _Walk:
 
     def program(self, program: Program) -> Program:
         eqns, changed = [], False
-        for eqn in program.eqns:
-            new = self.equation(eqn)
+        groups = self.groups(program)
+        for i, eqn in enumerate(program.eqns):
+            new = groups[i] if i in groups else self.equation(eqn)
             changed = changed or new is not None
             eqns += [eqn] if new is None else new
         return _with_equations(program, eqns) if changed else program
+
+    def groups(self, program: Program) -> dict[int, list[core.JaxprEqn]]:
+        """What takes the place of each equation of a group, of most nothing."""
+        if norms.NAME not in self.rules:
+            return {}
+        places: dict[int, list[core.JaxprEqn]] = {}
+        for group in norms.find(program.eqns, _open(program).outvars):
+            eqn, variables = program.eqns[group.at], (group.invars, group.outvars)
+            body = self.left_because or replacements.in_place_of(
+                eqn, group.op, group.parameters, *variables
+            )
+            self.told(eqn, body, norms.NAME, group.invars)
+            if not isinstance(body, str):
+                places |= {i: [] for i in group.members}
+                places[group.at] = list(_spliced(eqn, body, *variables))
+        return places
 
     def equation(self, eqn: core.JaxprEqn) -> list[core.JaxprEqn] | None:
         """What takes the equation's place; `None` if nothing does."""
@@ -125,10 +146,17 @@ class _Walk:
 
     def replaced(self, eqn: core.JaxprEqn) -> list[core.JaxprEqn] | None:
         body = self.left_because or replacements.replacement(eqn, self.rules)
-        because = body if isinstance(body, str) else ""
+        self.told(eqn, body, eqn.primitive.name, eqn.invars)
+        if isinstance(body, str):
+            return None
+        return list(_spliced(eqn, body, eqn.invars, eqn.outvars))
+
+    def told(self, eqn: core.JaxprEqn, body: Any, name: str, operands: Any) -> None:
         if self.tell is not None:
-            self.tell(Found(eqn, self.inside, because, self.value_only))
-        return None if isinstance(body, str) else list(_spliced(eqn, body))
+            because = body if isinstance(body, str) else ""
+            types = tuple(str(v.aval) for v in operands)
+            found = Found(eqn, name, types, self.inside, because, self.value_only)
+            self.tell(found)
 
     def holder(self, eqn: core.JaxprEqn) -> list[core.JaxprEqn] | None:
         if _is_ours(eqn):
@@ -165,17 +193,23 @@ class _Walk:
         return walk.program(program)
 
 
+def _open(program: Any) -> Any:
+    return getattr(program, "jaxpr", program)  # older JAX holds it apart
+
+
 def _with_equations(program: Any, eqns: list[core.JaxprEqn]) -> Program:
-    open_program = getattr(program, "jaxpr", program)  # older JAX holds it apart
+    open_program = _open(program)
     if open_program is program:
         return program.replace(eqns=eqns)
     return program.replace(jaxpr=open_program.replace(eqns=eqns))
 
 
-def _spliced(eqn: core.JaxprEqn, body: core.ClosedJaxpr) -> Iterator[core.JaxprEqn]:
-    """The body's equations on the equation's own variables, under its own name."""
-    names: dict[core.Var, Any] = dict(zip(body.jaxpr.invars, eqn.invars, strict=True))
-    names |= zip(body.jaxpr.outvars, eqn.outvars, strict=True)
+def _spliced(
+    eqn: core.JaxprEqn, body: core.ClosedJaxpr, invars: Any, outvars: Any
+) -> Iterator[core.JaxprEqn]:
+    """The body's equations on these variables, under the equation's own name."""
+    names: dict[core.Var, Any] = dict(zip(body.jaxpr.invars, invars, strict=True))
+    names |= zip(body.jaxpr.outvars, outvars, strict=True)
 
     def renamed(atom):
         if isinstance(atom, core.Literal | core.DropVar):
@@ -198,7 +232,7 @@ def _is_ours(eqn: core.JaxprEqn) -> bool:
     if eqn.primitive is not primitives.custom_vjp_call_p:
         return False
     program = eqn.params["call_jaxpr"]
-    where = getattr(program, "jaxpr", program).debug_info.func_src_info or ""
+    where = _open(program).debug_info.func_src_info or ""
     return f" at {_OURS}" in where
 
 

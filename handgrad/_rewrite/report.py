@@ -9,17 +9,18 @@ import jax
 import numpy as np
 from jax.extend import source_info_util
 
-from handgrad._rewrite import function, gradients, jaxprs, replacements
+from handgrad._rewrite import function, gradients, jaxprs, norms, replacements
 from handgrad.convolution import choose
 
-_UPSAMPLED = {
+_BECAUSE = {
     "reduce_window_max": "forward 1 to 9, gradient 1 to 48: an up-sampling of the "
     "errors, no select_and_scatter",
     "reduce_window_sum": "gradient 0.8 to 42: each error spread over its window",
     "select_and_scatter_add": "up to 48: an up-sampling of the errors",
+    norms.NAME: "both sums over the pixels in one pass",
 }
-_UPSAMPLED["reduce_window_min"] = _UPSAMPLED["reduce_window_max"]
-_UNMEASURED = "an up-sampling of the errors; not measured on this platform"
+_BECAUSE["reduce_window_min"] = _BECAUSE["reduce_window_max"]
+_UNMEASURED = "not measured on this platform"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -135,8 +136,8 @@ lie there')
 def _row(found: jaxprs.Found, platform: str) -> Row:
     eqn = found.eqn
     return Row(
-        primitive=eqn.primitive.name,
-        operands=tuple(str(v.aval) for v in eqn.invars),
+        primitive=found.name,
+        operands=found.operands,
         parameters=_parameters(eqn.params),
         places=(_place(found),),
         formulas={} if found.left_because else _formulas(found, platform),
@@ -167,9 +168,9 @@ def _place(found: jaxprs.Found) -> str:
 
 
 def _formulas(found: jaxprs.Found, platform: str) -> dict[str, tuple[str, str]]:
-    name, params = found.eqn.primitive.name, found.eqn.params
+    name, params = found.name, found.eqn.params
     if name != "conv_general_dilated":
-        because = _UPSAMPLED[name] if platform == "cpu" else _UNMEASURED
+        because = _BECAUSE[name] if platform == "cpu" else _UNMEASURED
         return {"forward and gradient": ("hand", because)}
     directions = []
 

@@ -1,6 +1,7 @@
 """The same code of six libraries, as it is and rewritten."""
 
 import importlib.util
+import os
 
 import jax
 import jax.numpy as jnp
@@ -39,6 +40,36 @@ def test_gradients_are_the_librarys(name, dtype):
             assert jax.tree.structure(found) == jax.tree.structure(theirs)
             epsilon = float(jnp.finfo(dtype).eps)
             assert libraries.difference(found, theirs) < 30 * epsilon
+
+
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")
+def test_batch_norms_are_known():
+    x = jnp.ones((2, 3, 3, 4))
+
+    def batch_norms(fn, *args):
+        rows = handgrad.rewrite.report(fn, *args).rows
+        return [row.primitive for row in rows if not row.left_because]
+
+    hk = pytest.importorskip("haiku", reason="haiku comes with the extra `compare`")
+    norm = hk.transform_with_state(
+        lambda x: hk.BatchNorm(True, True, 0.9)(x, is_training=True)
+    )
+    variables = norm.init(jax.random.key(0), x)
+    apply = lambda variables, x: norm.apply(*variables, None, x)
+    assert batch_norms(apply, variables, x) == ["batch_norm"] * 2
+
+    os.environ["KERAS_BACKEND"] = "jax"
+    keras = pytest.importorskip("keras", reason="keras comes with the extra `compare`")
+    layer = keras.layers.BatchNormalization()
+    layer.build(x.shape)
+    values = [
+        [variable.value for variable in some]
+        for some in (layer.trainable_variables, layer.non_trainable_variables)
+    ]
+    call = lambda values, x: layer.stateless_call(*values, x, training=True)
+    with jax.numpy_dtype_promotion("standard"), jax.numpy_rank_promotion("allow"):
+        # Its variance is of the differences: a pass of its own.
+        assert batch_norms(call, values, x) == ["batch_norm"]
 
 
 def test_command(capsys):
