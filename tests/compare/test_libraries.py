@@ -42,6 +42,8 @@ def test_gradients_are_the_librarys(name, dtype):
             assert libraries.difference(found, theirs) < 30 * epsilon
 
 
+@jax.numpy_dtype_promotion("standard")
+@jax.numpy_rank_promotion("allow")
 @pytest.mark.filterwarnings("ignore::DeprecationWarning")
 def test_batch_norms_are_known():
     x = jnp.ones((2, 3, 3, 4))
@@ -67,9 +69,8 @@ def test_batch_norms_are_known():
         for some in (layer.trainable_variables, layer.non_trainable_variables)
     ]
     call = lambda values, x: layer.stateless_call(*values, x, training=True)
-    with jax.numpy_dtype_promotion("standard"), jax.numpy_rank_promotion("allow"):
-        # Its variance is of the differences: a pass of its own.
-        assert batch_norms(call, values, x) == ["batch_norm"]
+    # Its variance is of the differences: a pass of its own.
+    assert batch_norms(call, values, x) == ["batch_norm"]
 
 
 def test_command(capsys):
