@@ -79,10 +79,11 @@ def two_totals(
     """
     if axes == (a.ndim - 1,):
         return total(a, axes), total(b, axes)
-    return _two_totals(a, b, axes, a.shape, sharding.of(a))
+    return _two_totals(a, b, axes, a.shape, sharding.of(a))  # type: ignore[misc]
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(2, 3, 4))
+@functools.partial(jax.jit, static_argnums=(2, 3, 4))
 def _two_totals(a, b, axes, shape, where):
     def plain(a, b):
         return tuple(jnp.sum(x, axes, keepdims=True) for x in (a, b))

@@ -199,6 +199,7 @@ def _autodiff_normalize(x, scale, bias, epsilon, where, spec):
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(5,))
+@functools.partial(jax.jit, static_argnums=5)
 def _rescale(x, scale, bias, mean, variance, spec):
     """The norm with statistics that were given; ε is part of this variance."""
     y = _affine(_wide(x), mean, lax.rsqrt(variance), scale, bias)
@@ -210,6 +211,7 @@ def _rescale_fwd(x, scale, bias, mean, variance, spec):
     return _rescale(x, scale, bias, mean, variance, spec), residuals
 
 
+@functools.partial(jax.jit, static_argnums=0)
 def _rescale_bwd(spec, residuals, dy):
     """dx = r g,  dμ = −Σ r g,  dσ² = −½ Σ r² g x̂, and dγ, dβ as above."""
     x, scale, bias, mean, variance = residuals
