@@ -39,3 +39,17 @@ def compile_once(tmp_path_factory, worker_id):
 def pytest_collection_finish():
     """What is imported stays: looking through it for garbage takes a tenth of all."""
     gc.freeze()
+
+
+@pytest.fixture
+def forgetful():
+    """`rewrite` remembers nothing from before, nor afterwards."""
+    from handgrad._rewrite import jaxprs, replacements
+
+    def forget():
+        replacements._jitted.cache_clear()
+        jaxprs._done.clear()
+
+    forget()
+    yield
+    forget()

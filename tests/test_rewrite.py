@@ -18,7 +18,7 @@ from jax.extend.core import primitives
 from jax.sharding import AxisType, NamedSharding, PartitionSpec
 
 import handgrad
-from handgrad._rewrite import gradients, jaxprs, replacements
+from handgrad._rewrite import gradients, replacements
 from handgrad.convolution import choose, tuned
 
 RANDOM = np.random.default_rng(0)
@@ -367,15 +367,6 @@ def all_differences():
     pools_differ()
     for options in GEOMETRIES:
         test_every_geometry(options)
-
-
-@pytest.fixture
-def forgetful():
-    """Nothing is remembered from before, nor afterwards."""
-    forget = lambda: (replacements._jitted.cache_clear(), jaxprs._done.clear())
-    forget()
-    yield
-    forget()
 
 
 @pytest.mark.usefixtures("forgetful")

@@ -152,6 +152,7 @@ class _Walk:
         return list(_spliced(eqn, body, eqn.invars, eqn.outvars))
 
     def told(self, eqn: core.JaxprEqn, body: Any, name: str, operands: Any) -> None:
+        """Tells what was found, and why it is left if `body` is no program."""
         if self.tell is not None:
             because = body if isinstance(body, str) else ""
             types = tuple(str(v.aval) for v in operands)
