@@ -78,6 +78,13 @@ class Window:
         """Padded pixels that some window sees: s·(P−1) + extent."""
         return self.stride * (self.output - 1) + self.extent if self.output else 0
 
+    @property
+    def transposed(self) -> "Window":
+        """The windows which hold a pixel, as a window over them; of stride one only."""
+        low = self.extent - 1 - self.low
+        high = self.input + self.extent - 1 - self.output - low
+        return Window(self.output, self.size, 1, low, high, self.dilation)
+
     def real(self) -> np.ndarray:
         """Whether window p sees a pixel of the image at place k: booleans [P, K]."""
         p, k = np.arange(self.output)[:, None], np.arange(self.size)[None, :]

@@ -46,10 +46,15 @@ class AverageSpec:
     def mean(self, total: jax.Array) -> jax.Array:
         """The sum of each window, or its share of an error, divided by its count."""
         count = windows.count(self.counted)  # [P, Q, 1]
-        if not np.ptp(count):
+        if self.uniform:
             return total / jnp.asarray(count.flat[0], total.dtype)
         count = jnp.asarray(count, total.dtype)
         return total / lax.expand_dims(count, range(total.ndim - count.ndim))
+
+    @property
+    def uniform(self) -> bool:
+        """Whether all windows have one count."""
+        return not np.ptp(windows.count(self.counted))
 
 
 def avg_pool(
@@ -235,8 +240,11 @@ def _average_fwd(x, spec):
 def _average_bwd(spec, residuals, dy):
     """dx[h] = Σ_p dy[p] / count[p] over the windows p that hold h."""
     del residuals
-    share = spec.mean(dy.astype(arguments.accumulator(dy.dtype)))
-    return (spread(share, spec.windows).astype(dy.dtype),)
+    share = dy.astype(arguments.accumulator(dy.dtype))
+    if spec.uniform and any(w.stride < w.extent for w in spec.windows):
+        # One division a pixel, where the loop of the sum would make one a term.
+        return (spec.mean(spread(share, spec.windows)).astype(dy.dtype),)
+    return (spread(spec.mean(share), spec.windows).astype(dy.dtype),)
 
 
 average.defvjp(_average_fwd, _average_bwd)
@@ -244,6 +252,8 @@ average.defvjp(_average_fwd, _average_bwd)
 
 def spread(share: jax.Array, described: Windows) -> jax.Array:
     """Each window's share to all of its pixels."""
+    if all(w.stride == 1 and w.input_dilation == 1 for w in described):
+        return window_totals(share, tuple(w.transposed for w in described))
     overlaps = [-(-w.extent // w.stride) for w in described]
     if math.prod(overlaps) <= windows.MANY_PLACES:
         return upsample(share, described)

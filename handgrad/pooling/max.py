@@ -225,9 +225,8 @@ def _find(x, spec) -> Any:
         return by_strips(x, spec.windows, functools.partial(_find_in, spec=spec))
     best, offset = windows.pad(x, spec.windows, spec.worst(x.dtype)), None
     best = best if best is x else lax.optimization_barrier(best)
-    overlapping = any(w.stride < w.extent for w in spec.windows)
     for line, unit in _lines(spec.windows):
-        if offset is not None and not overlapping:
+        if offset is not None:
             # The loop of the next line would compute them for each of its views.
             best, offset = written_down(best), written_down(offset)
         best, offset = _search(best, offset, line, unit, spec)
@@ -376,11 +375,13 @@ def _hand_back(dy, offset, spec):
         return upsample(dy, spec.windows, offset)
     lengths = [w.output for w in spec.windows]
     for i, w in enumerate(spec.windows):
-        unit = math.prod(w.size for w in spec.windows[i + 1 :])
-        place, offset = jnp.divmod(offset.astype(np.int32), np.int32(unit))
+        # In bytes: the vector unit asks four times as many at once as of 32 bits.
+        unit = offset.dtype.type(math.prod(w.size for w in spec.windows[i + 1 :]))
+        place, offset = offset // unit, offset % unit
         line = windows.line(spec.windows, i, lengths)
         dy = upsample(dy, line, place, apart=True)
-        offset = upsample(offset, line, place, largest, apart=True)
+        if i + 1 < len(spec.windows):
+            offset = upsample(offset, line, place, largest, apart=True)
         lengths[i] = w.input
     return dy
 

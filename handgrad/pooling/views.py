@@ -19,6 +19,8 @@ import numpy as np
 from jax import lax
 
 from handgrad import arguments, windows
+from handgrad.buffers import written_down
+from handgrad.pooling.upsample import FEW_CHANNELS
 from handgrad.windows import Window, Windows
 
 # With so many numbers it gains to compute the windows inside of an image by themselves.
@@ -46,7 +48,9 @@ def views_of(
 
 def _seen_in_place(described: Windows) -> bool:
     strided = any(w.stride > 1 for w in described)
-    return strided and all(w.input_dilation == 1 for w in described)
+    # A border in three dimensions has 26 parts: then a copy costs less.
+    padded = sum(not w.real().all() for w in described)
+    return strided and padded < 3 and all(w.input_dilation == 1 for w in described)
 
 
 def _within(
@@ -136,9 +140,17 @@ def _inside(w: Window) -> range:
 def _joined(axis, *parts):
     """The parts behind one another.
 
-    Each fills up its place in the whole, and the position selects. A loop that ends in
-    a concatenation is slower on a CPU where a short part comes first.
+    Each fills up its place in the whole, and the position selects. A concatenation is
+    as fast, but would be redistributed among devices that split its axis. Of few
+    channels the short parts are read from memory: a loop that computes them, too, takes
+    one number at a time.
     """
+    longest = max(part.shape[axis] for part in parts)
+    if parts[0].shape[-1] < FEW_CHANNELS:
+        parts = [
+            part if part.shape[axis] == longest else written_down(part)
+            for part in parts
+        ]
     ends = np.cumsum([part.shape[axis] for part in parts])
     whole = None
     for part, end in zip(parts, ends, strict=True):
