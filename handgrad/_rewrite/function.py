@@ -13,7 +13,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax.extend import core
 
-from handgrad._rewrite import jaxprs, replacements
+from handgrad._rewrite import jaxprs, pieces, replacements
 
 _Function = TypeVar("_Function", bound=Callable[..., Any])
 # Files whose frames say nothing about the user's error.
@@ -113,6 +113,8 @@ class Traced:
     def __call__(self) -> Any:
         """The results."""
         program = self.program
+        if any(map(_is_tracer, (*self.arrays, *program.consts))):
+            program = pieces.together(program)  # it may be differentiated
         computed = iter(
             jax.core.eval_jaxpr(program.jaxpr, program.consts, *self.arrays)
         )
@@ -145,7 +147,7 @@ def trace(fn: Callable[..., Any], args: tuple, kwargs: dict[str, Any]) -> Traced
         if constants:
             args, kwargs = jax.tree.map(_value, (args, kwargs), is_leaf=_is_constant)
         found, structure = jax.tree.flatten(fn(*args, **kwargs))
-        computed = [isinstance(leaf, jax.core.Tracer) for leaf in found]
+        computed = list(map(_is_tracer, found))
         both = list(zip(found, computed, strict=True))
         results[:] = [_COMPUTED if traced else leaf for leaf, traced in both], structure
         return [leaf for leaf, traced in both if traced]
@@ -174,6 +176,10 @@ def _named_like(fn: Callable[..., Any]) -> Callable[[Any], Any]:
         return wrapper
 
     return named
+
+
+def _is_tracer(leaf: Any) -> bool:
+    return isinstance(leaf, jax.core.Tracer)
 
 
 def _is_array(leaf: Any) -> bool:

@@ -109,14 +109,14 @@ class _Walk:
             new = groups[i] if i in groups else self.equation(eqn)
             changed = changed or new is not None
             eqns += [eqn] if new is None else new
-        return _with_equations(program, eqns) if changed else program
+        return with_equations(program, eqns) if changed else program
 
     def groups(self, program: Program) -> dict[int, list[core.JaxprEqn]]:
         """What takes the place of each equation of a group, of most nothing."""
         if norms.NAME not in self.rules:
             return {}
         places: dict[int, list[core.JaxprEqn]] = {}
-        for group in norms.find(program.eqns, _open(program).outvars):
+        for group in norms.find(program.eqns, open_program(program).outvars):
             eqn, variables = program.eqns[group.at], (group.invars, group.outvars)
             body = self.left_because or replacements.in_place_of(
                 eqn, group.op, group.parameters, *variables
@@ -194,15 +194,17 @@ class _Walk:
         return walk.program(program)
 
 
-def _open(program: Any) -> Any:
+def open_program(program: Any) -> Any:
+    """The program without its constants' values."""
     return getattr(program, "jaxpr", program)  # older JAX holds it apart
 
 
-def _with_equations(program: Any, eqns: list[core.JaxprEqn]) -> Program:
-    open_program = _open(program)
-    if open_program is program:
+def with_equations(program: Any, eqns: list[core.JaxprEqn]) -> Any:
+    """The program of other equations."""
+    inner = open_program(program)
+    if inner is program:
         return program.replace(eqns=eqns)
-    return program.replace(jaxpr=open_program.replace(eqns=eqns))
+    return program.replace(jaxpr=inner.replace(eqns=eqns))
 
 
 def _spliced(
@@ -233,7 +235,7 @@ def _is_ours(eqn: core.JaxprEqn) -> bool:
     if eqn.primitive is not primitives.custom_vjp_call_p:
         return False
     program = eqn.params["call_jaxpr"]
-    where = _open(program).debug_info.func_src_info or ""
+    where = open_program(program).debug_info.func_src_info or ""
     return f" at {_OURS}" in where
 
 
