@@ -22,6 +22,9 @@ from handgrad._rewrite.jaxprs import open_program, with_equations
 
 # What stays where it is: names for a policy of `jax.checkpoint`, and other functions.
 ALONE = ("name", "pure_callback")
+# What newer JAX calls `inline=True` in a traced call.
+_INLINE: Any = getattr(jax, "Inline", None)
+INLINED = _INLINE.JAX_EARLY if _INLINE else True
 
 
 def together(program: Any) -> Any:
@@ -146,4 +149,4 @@ def _call(run: _Run) -> core.JaxprEqn:
         return run(*operands)
 
     (eqn,) = jax.make_jaxpr(jax.jit(piece))(*(v.aval for v in run.invars)).eqns
-    return eqn.replace(params={**eqn.params, "inline": True})
+    return eqn.replace(params={**eqn.params, "inline": INLINED})
