@@ -132,9 +132,9 @@ TABLE = (
         forward="phases",
     ),
     Line(
-        lambda g: g.disjoint and g.places > 1,
+        lambda g: g.disjoint and g.places > 1 and g.inputs * g.places >= 32,
         "windows that share no pixel, and so have no more pixels than the image: 2×2/2 "
-        "3.4, 4×4/4 2.1, 16×16/16 1.1",
+        "3.4, 4×4/4 2.1, 16×16/16 1.1; of shorter rows, 2×2/2 on 3 channels, 0.5",
         kernel_gradient="gemm",
     ),
     Line(
