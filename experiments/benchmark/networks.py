@@ -1,6 +1,7 @@
 """Measures a whole step of training: Flax, handgrad, `rewrite` and PyTorch in turn."""
 
 import argparse
+import functools
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
@@ -98,8 +99,13 @@ def measure_network(
     variables = jax.jit(model.init)(jax.random.key(1), batch[0])
     params = variables["params"]
     state = params, variables.get("batch_stats", {}), OPTIMIZER.init(params)
+    sides = steps(network)
     compiled = compile_in_turns(
-        steps(network), (state, *batch), effort.compiles, donate_argnums=0
+        sides, (state, *batch), effort.compiles, donate_argnums=0
+    )
+    traced = measure.interleaved(
+        {side: _tracing(step, (state, *batch)) for side, step in sides.items()},
+        seconds=effort.seconds,
     )
     calls: dict[str, Callable[[], Any]] = {
         side: _Training(each.executable, state, batch)
@@ -111,11 +117,12 @@ def measure_network(
         )
     losses = {side: float(call()) for side, call in calls.items()}
     seconds = measure.interleaved(calls, seconds=effort.seconds)
-    sides = {
+    measured = {
         side: {
             "ms": 1e3 * seconds[side],
             "loss": losses[side],
             "temp_bytes": compiled[side].temp_bytes if side in compiled else None,
+            "trace_s": traced.get(side),
             "compile_s": compiled[side].seconds if side in compiled else None,
         }
         for side in calls
@@ -128,9 +135,19 @@ def measure_network(
         "same_loss": bool(
             np.allclose(list(losses.values()), losses[FLAX], rtol=SAME, atol=0)
         ),
-        **_ratios(sides),
-        "sides": sides,
+        **_ratios(measured),
+        "sides": measured,
     }
+
+
+def _tracing(step: Callable[..., Any], arguments: Any) -> Callable[[], Any]:
+    """Traces the step once more: what its layers' shapes cost once is paid for."""
+
+    def trace():
+        fresh = functools.partial(step)  # a known function is not traced again
+        return jax.jit(fresh).trace(*arguments)
+
+    return trace
 
 
 def _ratios(sides: Mapping[str, Mapping[str, Any]]) -> dict[str, float | None]:
@@ -146,6 +163,8 @@ def _ratios(sides: Mapping[str, Mapping[str, Any]]) -> dict[str, float | None]:
         "memory_ratio": ratio("temp_bytes", HANDGRAD, FLAX),
         "rewrite_memory_ratio": ratio("temp_bytes", REWRITE, FLAX),
         "compile_ratio": ratio("compile_s", HANDGRAD, FLAX),
+        "trace_ratio": ratio("trace_s", HANDGRAD, FLAX),
+        "rewrite_trace_ratio": ratio("trace_s", REWRITE, FLAX),
     }
 
 
@@ -225,12 +244,14 @@ def print_table(rows: Sequence[Mapping[str, Any]], console: Console) -> None:
     """Prints a line for each network and side."""
     table = Table(
         box=box.SIMPLE_HEAD,
-        title="A training step: median milliseconds, temporary memory and compilation",
+        title="A training step: median milliseconds, temporary memory, tracing it once "
+        "more and compilation",
         title_justify="left",
     )
     table.add_column("network", no_wrap=True)
     table.add_column("side", no_wrap=True)
-    for column in ("ms", "× Flax", "MB", "of Flax's", "compile s", "first loss"):
+    titles = "ms", "× Flax", "MB", "of Flax's", "trace s", "compile s", "first loss"
+    for column in titles:
         table.add_column(column, justify="right", no_wrap=True)
     for row in rows:
         table.add_section()
@@ -246,6 +267,7 @@ def print_table(rows: Sequence[Mapping[str, Any]], console: Console) -> None:
                 f"{memory / stock['temp_bytes']:.2f}"
                 if memory is not None and stock["temp_bytes"]
                 else "–",
+                "–" if each["trace_s"] is None else f"{each['trace_s']:.3f}",
                 "–" if each["compile_s"] is None else f"{each['compile_s']:.1f}",
                 f"{each['loss']:.4f}",
                 style=None if row["same_loss"] else "red",

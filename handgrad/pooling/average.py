@@ -44,17 +44,24 @@ class AverageSpec:
     counted: Windows
 
     def mean(self, total: jax.Array) -> jax.Array:
-        """The sum of each window, or its share of an error, divided by its count."""
-        count = windows.count(self.counted)  # [P, Q, 1]
-        if self.uniform:
-            return total / jnp.asarray(count.flat[0], total.dtype)
-        count = jnp.asarray(count, total.dtype)
-        return total / lax.expand_dims(count, range(total.ndim - count.ndim))
+        """The sum of each window divided by its count."""
+        return total / self._each(windows.count(self.counted), total)
 
-    @property
-    def uniform(self) -> bool:
-        """Whether all windows have one count."""
-        return not np.ptp(windows.count(self.counted))
+    def share(self, dy: jax.Array) -> jax.Array:
+        """What each pixel of a window gets of its error: the error by the count.
+
+        By a factor: the loop of the sum computes a pixel's terms, and a division in
+        each of them costs more than all else.
+        """
+        with np.errstate(divide="ignore"):  # no pixel, no share
+            return dy * self._each(1 / windows.count(self.counted), dy)
+
+    def _each(self, numbers: np.ndarray, like: jax.Array) -> jax.Array:
+        """A number for each window, [P, Q, 1], or the one of all."""
+        if not np.ptp(numbers):
+            return jnp.asarray(numbers.flat[0], like.dtype)
+        axes = range(like.ndim - numbers.ndim)
+        return lax.expand_dims(jnp.asarray(numbers, like.dtype), axes)
 
 
 def avg_pool(
@@ -240,11 +247,8 @@ def _average_fwd(x, spec):
 def _average_bwd(spec, residuals, dy):
     """dx[h] = Σ_p dy[p] / count[p] over the windows p that hold h."""
     del residuals
-    share = dy.astype(arguments.accumulator(dy.dtype))
-    if spec.uniform and any(w.stride < w.extent for w in spec.windows):
-        # One division a pixel, where the loop of the sum would make one a term.
-        return (spec.mean(spread(share, spec.windows)).astype(dy.dtype),)
-    return (spread(spec.mean(share), spec.windows).astype(dy.dtype),)
+    share = spec.share(dy.astype(arguments.accumulator(dy.dtype)))
+    return (spread(share, spec.windows).astype(dy.dtype),)
 
 
 average.defvjp(_average_fwd, _average_bwd)

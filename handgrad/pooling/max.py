@@ -375,7 +375,7 @@ def _hand_back(dy, offset, spec):
         return upsample(dy, spec.windows, offset)
     lengths = [w.output for w in spec.windows]
     for i, w in enumerate(spec.windows):
-        # In bytes: the vector unit asks four times as many at once as of 32 bits.
+        # In their own dtype: of bytes the vector unit compares the most at once.
         unit = offset.dtype.type(math.prod(w.size for w in spec.windows[i + 1 :]))
         place, offset = offset // unit, offset % unit
         line = windows.line(spec.windows, i, lengths)
