@@ -2,6 +2,7 @@
 
 import argparse
 import functools
+import gc
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
@@ -103,10 +104,7 @@ def measure_network(
     compiled = compile_in_turns(
         sides, (state, *batch), effort.compiles, donate_argnums=0
     )
-    traced = measure.interleaved(
-        {side: _tracing(step, (state, *batch)) for side, step in sides.items()},
-        seconds=effort.seconds,
-    )
+    traced = _tracing_seconds(sides, (state, *batch), effort)
     calls: dict[str, Callable[[], Any]] = {
         side: _Training(each.executable, state, batch)
         for side, each in compiled.items()
@@ -140,14 +138,24 @@ def measure_network(
     }
 
 
-def _tracing(step: Callable[..., Any], arguments: Any) -> Callable[[], Any]:
-    """Traces the step once more: what its layers' shapes cost once is paid for."""
+def _tracing_seconds(
+    sides: Mapping[str, Callable[..., Any]], arguments: Any, effort: Effort
+) -> dict[str, float]:
+    """Seconds to trace each step once more: what a shape costs once is paid for."""
 
-    def trace():
-        fresh = functools.partial(step)  # a known function is not traced again
-        return jax.jit(fresh).trace(*arguments)
+    def tracing(step):
+        def trace():
+            fresh = functools.partial(step)  # a known function is not traced again
+            return jax.jit(fresh).trace(*arguments)
 
-    return trace
+        return trace
+
+    traces = {side: tracing(step) for side, step in sides.items()}
+    gc.disable()  # as `timeit` does: it looks through all that was ever imported
+    try:
+        return measure.interleaved(traces, seconds=effort.seconds)
+    finally:
+        gc.enable()
 
 
 def _ratios(sides: Mapping[str, Mapping[str, Any]]) -> dict[str, float | None]:
