@@ -25,8 +25,23 @@ from handgrad import sharding
 _SHORT, _LEAST, _MOST_LANES = 32, 128, 512
 
 
+def or_nan(extremum: jax.Array, x: jax.Array, axes: tuple[int, ...]) -> jax.Array:
+    """A maximum or minimum of x over the axes, NaN where x has one.
+
+    XLA on a CPU loses it in the reduction of an array that lies in memory
+    (openxla/xla issue 21461).
+    """
+    if not jnp.issubdtype(x.dtype, jnp.floating):
+        return extremum
+    lost = jnp.any(x != x, axes, keepdims=extremum.ndim == x.ndim)
+    return jnp.where(lost, np.array(np.nan, x.dtype), extremum)
+
+
 def maximum(x: jax.Array, axes: tuple[int, ...]) -> jax.Array:
-    """The maximum over the axes, which stay with size 1; −∞ of nothing."""
+    """The maximum over the axes, which stay with size 1; −∞ of nothing.
+
+    Not `or_nan`: where exp(x − maximum) is summed, x brings its own.
+    """
     plain = functools.partial(jnp.max, axis=axes, keepdims=True, initial=-jnp.inf)
     lanes = _lanes(x.shape[-1]) if _rows(x, axes) else 0
     if not lanes:

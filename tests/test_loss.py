@@ -131,6 +131,18 @@ def test_more_extremes_are_finite():
     assert float(held) == 1.0
 
 
+@pytest.mark.parametrize("shape", [(4, 6), (64, 1000)])
+def test_a_nan_among_the_scores_is_not_lost(shape):
+    """XLA on a CPU loses it where it reduces an array that lies in memory."""
+    scores = jnp.zeros(shape).at[1, 2].set(np.nan)
+    labels = jnp.zeros(shape[0], int)
+    for name in ("multiclass_hinge_loss", "softmax_cross_entropy_with_integer_labels"):
+        loss = jax.jit(getattr(handgrad, name))
+        assert np.flatnonzero(np.isnan(loss(scores, labels))).tolist() == [1]
+    dx = jax.grad(lambda s: handgrad.multiclass_hinge_loss(s, labels)[1])(scores)
+    np.testing.assert_array_equal(jnp.nonzero(dx[1])[0], [0, 2])
+
+
 def test_margins():
     hinge, multiclass = handgrad.hinge_loss, handgrad.multiclass_hinge_loss
     assert float(jax.grad(hinge)(1.0, 1.0)) == 0.0  # on the margin

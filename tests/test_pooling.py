@@ -68,6 +68,24 @@ def test_nan_wins_and_takes_the_error():
     np.testing.assert_array_equal(gradient(x, (2, 2), strides=(2, 2)), expected)
 
 
+@pytest.mark.parametrize("op", ["max", "min", "adaptive", "global", "rows", "argmax"])
+def test_no_nan_is_lost_in_a_large_image(op):
+    """XLA on a CPU loses it where it reduces an array that lies in memory."""
+    pool = {
+        "max": lambda x: handgrad.max_pool(x, (1, 2), (1, 2)),
+        "min": lambda x: handgrad.min_pool(x, (1, 2), (1, 2)),
+        "adaptive": lambda x: handgrad.adaptive_max_pool(x, (2, 2)),
+        "global": lambda x: handgrad.max_pool(x, None),
+        "rows": lambda x: handgrad.reduce_window_max(x, (1, 7, 1, 1), (1, 7, 1, 1)),
+        "argmax": lambda x: handgrad.max_pool_with_argmax(x, (7, 1))[0],
+    }[op]
+    x = jax.random.normal(jax.random.key(0), (2, 7, 7, 2048)).at[0, 3, 3, 5].set(np.nan)
+    far = -np.inf if op == "min" else np.inf
+    holding = np.isinf(pool(jnp.where(jnp.isnan(x), far, x)))
+    for run in (pool, jax.jit(pool), lambda x: jax.vjp(pool, x)[0]):
+        np.testing.assert_array_equal(np.isnan(run(x)), holding)
+
+
 def test_padding_never_takes_the_error():
     x = jnp.full((1, 3, 3, 1), -jnp.inf)
     padding = ((1, 1), (1, 1))

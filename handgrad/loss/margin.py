@@ -143,7 +143,8 @@ def _margins(scores, labels):
 
 def _multiclass_value(scores, labels):
     margins, is_label = _margins(scores, labels)
-    highest = reductions.maximum(margins, (scores.ndim - 1,))
+    axes = (scores.ndim - 1,)
+    highest = reductions.or_nan(reductions.maximum(margins, axes), margins, axes)
     label_scores = jnp.sum(jnp.where(is_label, scores, 0), -1)
     return lax.squeeze(highest, [scores.ndim - 1]) - label_scores, highest
 
@@ -169,7 +170,7 @@ def _multiclass_hinge_loss_bwd(residuals, dy):
     """dscores_i = ([i is the maximum's] − [i = label]) dy."""
     scores, labels, highest = residuals
     margins, is_label = _margins(scores, labels)
-    wins = margins == highest
+    wins = (margins == highest) | (margins != margins)  # a NaN is the highest
     shares = reductions.total(wins.astype(dy.dtype), (scores.ndim - 1,))
     dy = lax.expand_dims(dy, [dy.ndim])
     share = dy / jnp.maximum(shares, 1)

@@ -34,6 +34,7 @@ from handgrad.pooling.max import (
     extremum,
     search_in_one_pass,
 )
+from handgrad.reductions import or_nan
 from handgrad.rules import RULES, register
 from handgrad.windows import Window, Windows
 
@@ -288,7 +289,10 @@ def _bin_maxima(x, spec):
 
 
 def _maxima(x, bins, axis):
-    return _bins(bins, axis, lambda part: jnp.max(part, axis, keepdims=True), x)
+    def maximum(part):
+        return or_nan(jnp.max(part, axis, keepdims=True), part, (axis,))
+
+    return _bins(bins, axis, maximum, x)
 
 
 def _bin_maxima_fwd(x, spec):

@@ -36,6 +36,7 @@ from handgrad.buffers import written_down
 from handgrad.pooling.arguments import image_and_windows
 from handgrad.pooling.upsample import largest, upsample
 from handgrad.pooling.views import by_strips, views_of
+from handgrad.reductions import or_nan
 from handgrad.rules import RULES, register
 from handgrad.windows import Windows
 
@@ -364,7 +365,7 @@ def search_in_one_pass(
         here = lax.broadcasted_iota(np.int32, offset.shape, axis)
         here = here == lax.expand_dims(place, [axis])
         found = found + jnp.max(jnp.where(here, offset, unit.dtype.type(0)), axis)
-    return reduce(values, axis), found
+    return or_nan(reduce(values, axis), values, (axis,)), found
 
 
 def _hand_back(dy, offset, spec):
