@@ -87,6 +87,22 @@ def drop_a_shift(monkeypatch):
     monkeypatch.setattr(upsample, "_axis", wrong)
 
 
+def misplace_the_pixels_windows(monkeypatch):
+    right = windows.Window.transposed.fget
+
+    def wrong(w):
+        turned = right(w)
+        return dataclasses.replace(turned, low=turned.low + 1, high=turned.high - 1)
+
+    monkeypatch.setattr(windows.Window, "transposed", property(wrong))
+
+
+def forget_the_share(monkeypatch):
+    right = average.AverageSpec.share
+    wrong = lambda spec, dy: right(spec, dy) * 1.01
+    monkeypatch.setattr(average.AverageSpec, "share", wrong)
+
+
 def last_tie_wins(monkeypatch):
     """The right value; of several maxima the last takes the error."""
     right = maximum._first_place
@@ -301,7 +317,9 @@ MUTATIONS = [
     (misplace_a_point, "conv", "winograd", ["asymmetric padding"]),
     (misplace_a_point, "conv", "winograd_2x2", ["asymmetric padding"]),
     (drop_a_shift, "max_pool", "hand", ["overlapping 3x3/1"]),
-    (drop_a_shift, "avg_pool", "hand", ["overlapping 3x3/1"]),
+    (drop_a_shift, "avg_pool", "hand", ["many channels"]),
+    (misplace_the_pixels_windows, "avg_pool", "hand", ["overlapping 3x3/1"]),
+    (forget_the_share, "avg_pool", "hand", ["overlapping 3x3/1"]),
     (last_tie_wins, "max_pool", "hand", ["overlapping 3x3/1, tied"]),
     (forget_the_count, "avg_pool", "hand", ["overlapping 3x3/1"]),
     (last_tie_wins, "min_pool", "hand", ["overlapping 3x3/2, tied"]),
