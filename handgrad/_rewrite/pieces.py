@@ -57,7 +57,6 @@ def _kind(eqn: core.JaxprEqn) -> Any:
         and all(map(_is_array, eqn.invars))
         and all(map(_is_array, eqn.outvars))
         and not any(True for _ in core.jaxprs_in_params(eqn.params))
-        and _is_hashable(tuple(eqn.params.values()))
     )
     return (eqn.source_info.name_stack, eqn.ctx) if plain else None
 
@@ -66,14 +65,6 @@ def _is_array(atom: Any) -> bool:
     """Whether it is an array, and not of random keys."""
     plain = type(atom.aval) is jax.core.ShapedArray
     return plain and isinstance(atom.aval.dtype, np.dtype)
-
-
-def _is_hashable(value: Any) -> bool:
-    try:
-        hash(value)
-    except TypeError:
-        return False
-    return True
 
 
 class _Run:

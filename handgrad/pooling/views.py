@@ -145,8 +145,8 @@ def _joined(axis, *parts):
     channels the short parts are read from memory: a loop that computes them, too, takes
     one number at a time.
     """
-    longest = max(part.shape[axis] for part in parts)
     if parts[0].shape[-1] < FEW_CHANNELS:
+        longest = max(part.shape[axis] for part in parts)
         parts = [
             part if part.shape[axis] == longest else written_down(part)
             for part in parts
