@@ -231,6 +231,45 @@ def view(padded: jax.Array, place: Sequence[int], windows: Windows) -> jax.Array
     )
 
 
+def disjoint(windows: Windows) -> bool:
+    """Whether the windows are tiles: they share no pixel and leave none between out."""
+    tiles = [w.extent == w.size and w.stride == w.size for w in windows]
+    return bool(tiles) and all(tiles)
+
+
+def to_tiles(x: jax.Array, sizes: Sequence[int]) -> jax.Array:
+    """Cuts an image into tiles of these sizes: [... p·a q·b c] -> [... p q a b c]."""
+    n = len(sizes)
+    lead = x.ndim - 1 - n
+    for i, size in enumerate(sizes):  # [... p a q b c]
+        axis = lead + 2 * i
+        tiles = x.shape[axis] // size if size else 0
+        x = x.reshape(*x.shape[:axis], tiles, size, *x.shape[axis + 1 :])
+    pairs = range(lead, lead + 2 * n)
+    return x.transpose(*range(lead), *pairs[::2], *pairs[1::2], x.ndim - 1)
+
+
+def from_tiles(tiles: jax.Array, dimensions: int) -> jax.Array:
+    """`to_tiles` turned round, and transposed: [... p q a b c] -> [... p·a q·b c]."""
+    n = dimensions
+    lead = tiles.ndim - 1 - 2 * n
+    pairs = (axis for i in range(n) for axis in (lead + i, lead + n + i))
+    x = tiles.transpose(*range(lead), *pairs, tiles.ndim - 1)
+    for axis in range(lead, lead + n):
+        pair = x.shape[axis] * x.shape[axis + 1]
+        x = x.reshape(*x.shape[:axis], pair, *x.shape[axis + 2 :])
+    return x
+
+
+def unpad(padded: jax.Array, windows: Windows) -> jax.Array:
+    """`pad` transposed: the image's own pixels, zeros where no window sees one."""
+    config = [(-w.low, w.low + w.dilated - w.covered, 0) for w in windows]
+    zero = arguments.zero(padded.dtype)
+    x = lax.pad(padded, zero, _on_spatial(padded, config, other=(0, 0, 0)))
+    steps = [w.input_dilation for w in windows]
+    return lax.slice(x, [0] * x.ndim, x.shape, _on_spatial(x, steps, other=1))
+
+
 def spread(piece: Callable[..., jax.Array], windows: Windows) -> jax.Array:
     """Gives every pixel the sum of what the windows hold for it: `view` transposed.
 

@@ -40,12 +40,19 @@ def unsuitable(spec: ConvSpec) -> str | None:
 def patches(x: jax.Array, described: windows.Windows) -> jax.Array:
     """What each window sees: [... h w c] -> [... p q kl c]."""
     image = windows.pad(x, described)
+    if windows.disjoint(described):
+        tiles = windows.to_tiles(image, [w.size for w in described])
+        return sharding.merge(tiles, x.ndim - 1, tiles.ndim - 1)
     views = [windows.view(image, k, described) for k in windows.places(described)]
     return jnp.stack(views, -2)
 
 
 def add_patches(dpatches: jax.Array, described: windows.Windows) -> jax.Array:
     """`patches` transposed, overlaps added: [... p q kl c] -> [... h w c]."""
+    if windows.disjoint(described):
+        sizes = tuple(w.size for w in described)
+        tiles = sharding.split(dpatches, dpatches.ndim - 2, sizes)
+        return windows.unpad(windows.from_tiles(tiles, len(sizes)), described)
     index = {place: i for i, place in enumerate(windows.places(described))}
     total = dpatches.astype(arguments.accumulator(dpatches.dtype))
     dx = windows.spread(lambda *place: total[..., index[place], :], described)

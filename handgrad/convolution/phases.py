@@ -28,7 +28,7 @@ from jax import lax
 from handgrad import arguments, sharding
 from handgrad.convolution import rot180
 from handgrad.convolution.spec import ConvSpec
-from handgrad.windows import Window, Windows
+from handgrad.windows import Window, Windows, from_tiles, to_tiles
 
 
 def unsuitable(spec: ConvSpec) -> str | None:
@@ -119,12 +119,9 @@ def _split(x: jax.Array, phases: list[_Phases], groups: int = 1) -> jax.Array:
     n = len(phases)
     config = [(p.low, p.high, 0) for p in phases]
     x = lax.pad(x, arguments.zero(x.dtype), [(0, 0, 0), *config, (0, 0, 0)])
-    for i, p in enumerate(phases):  # [n i a j b g·c]
-        x = sharding.split(x, 1 + 2 * i, (p.length, p.stride))
+    x = to_tiles(x, [p.stride for p in phases])
     x = sharding.split(x, x.ndim - 1, (groups, x.shape[-1] // groups))
-    pixels, places = range(1, 1 + 2 * n, 2), range(2, 2 + 2 * n, 2)
-    x = x.transpose(0, *pixels, 1 + 2 * n, *places, 2 + 2 * n)
-    return sharding.merge(x, 1 + n, x.ndim)
+    return sharding.merge(jnp.moveaxis(x, -2, 1 + n), 1 + n, x.ndim)
 
 
 def _join(x: jax.Array, phases: list[_Phases], groups: int = 1) -> jax.Array:
@@ -132,11 +129,8 @@ def _join(x: jax.Array, phases: list[_Phases], groups: int = 1) -> jax.Array:
     n = len(phases)
     strides = [p.stride for p in phases]
     channels = x.shape[-1] // (groups * math.prod(strides))
-    x = sharding.split(x, 1 + n, (groups, *strides, channels))  # [n i j g a b c]
-    interleaved = [axis for i in range(n) for axis in (1 + i, 2 + n + i)]
-    x = x.transpose(0, *interleaved, 1 + n, 2 + 2 * n)
-    for i in range(n):
-        x = sharding.merge(x, 1 + i, 3 + i)
-    x = sharding.merge(x, 1 + n, 3 + n)
+    x = sharding.split(x, 1 + n, (groups, *strides, channels))
+    x = jnp.moveaxis(x, 1 + n, -2)
+    x = from_tiles(sharding.merge(x, x.ndim - 2, x.ndim), n)
     config = [(-p.low, -p.high, 0) for p in phases]
     return lax.pad(x, arguments.zero(x.dtype), [(0, 0, 0), *config, (0, 0, 0)])
