@@ -233,7 +233,10 @@ FORMULAS = [
     ),
 ]
 UNSUITABLE = [
-    ({"implementation": "grouped"}, rf"{ANY}.*: 'grouped' does several groups"),
+    *(
+        ({"implementation": name}, rf"{ANY}.*: '{name}' does several groups")
+        for name in ("grouped", "block_diagonal")
+    ),
     (
         {"implementation": "transposed", "strides": 2, "input_dilation": 2},
         rf"{ANY}, 'taps', 'slices': 'transposed' does strides of 1, not \(2, 2\)",

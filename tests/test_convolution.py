@@ -270,7 +270,44 @@ def test_the_choice_with_strides_and_dilations(x, kernel, options, expected):
     assert chosen.formulas == ConvFormulas(*expected)
 
 
-def test_every_line_of_the_choice_decides_for_a_named_layer():
+@pytest.fixture
+def one_device(monkeypatch):
+    """As in most processes: these tests have eight."""
+    monkeypatch.setattr(jax, "device_count", lambda: 1)
+
+
+@pytest.mark.parametrize(
+    ("x", "kernel", "options", "forward", "input_gradient"),
+    [
+        ((9, 9, 64), (3, 3, 4, 64), {}, "block_diagonal", "block_diagonal"),
+        ((9, 9, 64), (3, 3, 4, 64), strided(2), "block_diagonal", "grouped"),
+        ((9, 9, 64), (3, 3, 4, 64), dilated(2, 1), "grouped", "block_diagonal"),
+        ((9, 9, 64), (3, 3, 16, 128), {}, "grouped", "grouped"),
+        ((9, 9, 64), (3, 3, 32, 64), {}, "grouped", "grouped"),
+        ((9, 64), (3, 4, 64), {}, "grouped", "grouped"),
+        ((9, 9, 32), (17, 17, 1, 32), {}, "grouped", "grouped"),
+    ],
+)
+def test_groups_on_one_device_are_merged(
+    one_device, x, kernel, options, forward, input_gradient
+):
+    n = len(kernel) - 2
+    options = {k: v if v == "SAME" else (v,) * n for k, v in options.items()}
+    spatial = "HW"[:n]
+    choice = handgrad.explain_choice(
+        (2, *x),
+        kernel,
+        **{"window_strides": (1,) * n, "padding": "SAME"} | options,
+        feature_group_count=x[-1] // kernel[-2],
+        dimension_numbers=(f"N{spatial}C", f"{spatial}IO", f"N{spatial}C"),
+        platform="cpu",
+    )
+    assert choice.forward == forward
+    assert choice.input_gradient == input_gradient
+    assert choice.kernel_gradient == "grouped"
+
+
+def test_every_line_of_the_choice_decides_for_a_named_layer(one_device):
     with choose.recording() as asked:
         for case in (*cases.CASES, *cases.LAYERS):
             if case.rule.startswith("conv"):

@@ -246,7 +246,7 @@ def test_conv_transpose(drawn, dtype):
 def test_scale_does_not_matter(formula, scales):
     """Powers of two pass through all three directions without a rounding."""
     random = np.random.default_rng(0)
-    groups, inputs, outputs = (3, 1, 6) if formula == "grouped" else (1, 3, 4)
+    groups, inputs, outputs = (3, 1, 6) if formula in MERGED else (1, 3, 4)
     conv = functools.partial(
         handgrad.conv,
         padding=1,
@@ -272,6 +272,7 @@ def test_scale_does_not_matter(formula, scales):
 # see it. Winograd's tiles mix their m + 2 pixels; phases fill the kernel up with zeros
 # to whole strides, and zero times infinity is NaN; so does transposed, which uses them.
 # In the same way groups that were merged spread it over their channels.
+MERGED = "grouped", "block_diagonal"
 SPREAD = {"winograd": 3, "winograd_2x2": 1, "phases": 1, "transposed": 1}
 
 
@@ -287,7 +288,7 @@ def test_what_is_not_finite_is_never_lost(formula, where, value):
     if formula == "transposed":
         options["input_dilation"] = 2
     inputs = 2
-    if formula == "grouped":
+    if formula in MERGED:
         options["feature_group_count"], inputs = 2, 1
     conv = functools.partial(handgrad.conv, **options)
     arrays = [
@@ -314,7 +315,7 @@ def test_what_is_not_finite_is_never_lost(formula, where, value):
         # kernel's gradient is the sum over all tiles.
         if where != 1 and i != 2:
             reach = SPREAD.get(formula, 0)
-            channels = 7 if formula == "grouped" else 1
+            channels = 7 if formula in MERGED else 1
             window = (1, 2 * reach + 1, 2 * reach + 1, channels)
             near = lax.reduce_window(
                 seen, False, lax.bitwise_or, window, (1, 1, 1, 1), "SAME"

@@ -19,9 +19,9 @@ from handgrad import (
 )
 from handgrad.activation import log_sum_exp
 from handgrad.convolution import (
+    block_diagonal,
     blocks,
     gemm,
-    grouped,
     mec,
     phases,
     rot180,
@@ -73,6 +73,21 @@ def drop_a_term(monkeypatch):
         return right(dropping, described)
 
     monkeypatch.setattr(windows, "spread", wrong)
+
+
+def misplace_a_tile(monkeypatch):
+    right = windows.from_tiles
+
+    def wrong(tiles, dimensions):
+        return right(jnp.roll(tiles, 1, -1 - 2 * dimensions), dimensions)
+
+    monkeypatch.setattr(windows, "from_tiles", wrong)
+
+
+def turn_the_tiles(monkeypatch):
+    right = windows.to_tiles
+    wrong = lambda x, sizes: jnp.flip(right(x, sizes), -2)
+    monkeypatch.setattr(windows, "to_tiles", wrong)
 
 
 def drop_a_shift(monkeypatch):
@@ -256,15 +271,15 @@ def forget_to_turn(monkeypatch):
 
 
 def exchange_groups(monkeypatch):
-    right = grouped._block_diagonal
-    wrong = lambda *args: [jnp.roll(kernel, 1, -1) for kernel in right(*args)]
-    monkeypatch.setattr(grouped, "_block_diagonal", wrong)
+    right = block_diagonal.spread
+    wrong = lambda *args: jnp.roll(right(*args), 1, -1)
+    monkeypatch.setattr(block_diagonal, "spread", wrong)
 
 
 def take_another_diagonal(monkeypatch):
-    right = grouped._diagonal
-    wrong = lambda dkernel, merged: right(jnp.roll(dkernel, 1, -1), merged)
-    monkeypatch.setattr(grouped, "_diagonal", wrong)
+    right = block_diagonal.diagonal
+    wrong = lambda dkernel, *args: right(jnp.roll(dkernel, 1, -1), *args)
+    monkeypatch.setattr(block_diagonal, "diagonal", wrong)
 
 
 def reverse_the_frames(monkeypatch):
@@ -303,12 +318,16 @@ MUTATIONS = [
     (shift_kernel_gradient, "conv", "rot180", CONV),
     (drop_a_term, "conv", "gemm", CONV),
     (transpose_the_patches, "conv", "gemm", CONV),
+    (misplace_a_tile, "conv", "gemm", ["tiles"]),
+    (turn_the_tiles, "conv", "gemm", ["tiles"]),
     (drop_a_term, "conv", "taps", CONV),
     (reverse_the_views, "conv", "taps", ["depthwise"]),
     (drop_a_view, "conv", "taps", ["depthwise, one filter"]),
     (shift_the_rows, "conv", "taps", ["depthwise, one filter"]),
     (exchange_groups, "conv", "grouped", ["grouped"]),
     (take_another_diagonal, "conv", "grouped", ["grouped"]),
+    (exchange_groups, "conv", "block_diagonal", ["narrow groups"]),
+    (take_another_diagonal, "conv", "block_diagonal", ["narrow groups"]),
     (reverse_the_frames, "conv", "slices", ["3-D"]),
     (exchange_the_columns, "conv", "mec", CONV),
     (turn_the_wrong_row, "conv", "mec", CONV),

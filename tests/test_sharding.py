@@ -284,7 +284,7 @@ def collectives(compiled) -> Iterator[Collective]:
 
 # Of a grouped convolution XLA gathers the images (openxla/xla issue 47945): so do the
 # formulas that are made of it.
-GATHERED_BY_XLA = {"rot180", "phases", "slices"}
+GATHERED_BY_XLA = {"rot180", "block_diagonal", "phases", "slices"}
 # A kernel's gradient may be summed in another form: 6×6 numbers of Winograd's tiles
 # instead of 3×3, say, or with zeros between the groups.
 LARGER_FORM = 4
@@ -327,20 +327,24 @@ def test_mesh(formula, case, axis_type):
         assert cotangent.sharding.is_equivalent_to(wanted, cotangent.ndim), name
 
 
+GROUPS_ONLY = {"grouped", "block_diagonal"}
+
+
 def test_groups_are_not_split_over_devices():
     devices = mesh(AxisType.Explicit)
     with jax.set_mesh(devices):
         x = jax.device_put(jnp.ones((2, 6, 6, 4)), NamedSharding(devices, P()))
         kernel = jnp.ones((3, 3, 2, 4), out_sharding=P(None, None, None, "data"))
-        with pytest.raises(ValueError, match="'grouped' does no channels that"):
-            handgrad.conv(x, kernel, feature_group_count=2, implementation="grouped")
+        for formula in GROUPS_ONLY:
+            with pytest.raises(ValueError, match=f"'{formula}' does no channels that"):
+                handgrad.conv(x, kernel, feature_group_count=2, implementation=formula)
         x = jnp.ones((2, 6, 6, 4), out_sharding=P(None, None, None, "data"))
         with pytest.raises(ValueError, match="'mec' does no input channels that"):
             handgrad.conv(x, jnp.ones((3, 3, 4, 8)), implementation="mec")
 
 
 @pytest.mark.parametrize(
-    "formula", [None, *(f for f in handgrad.RULES["conv"].formulas if f != "grouped")]
+    "formula", [None, *sorted(handgrad.RULES["conv"].formulas.keys() - GROUPS_ONLY)]
 )
 def test_output_channels_sharded_explicitly(formula):
     """The kernel split over its output channels: dx sums over the devices."""

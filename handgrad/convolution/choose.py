@@ -14,6 +14,8 @@ import contextvars
 import dataclasses
 from collections.abc import Callable, Collection, Iterator
 
+import jax
+
 from handgrad.convolution import tuned
 from handgrad.convolution.geometry import Geometry
 from handgrad.convolution.spec import ConvFormulas
@@ -66,6 +68,26 @@ TABLE = (
         lambda g: g.groups > 1 and g.places == 1,
         "1×1 in 3 to 32 groups: 12 to 90, one matrix product a group",
         kernel_gradient="gemm",
+    ),
+    Line(
+        lambda g: (
+            g.narrow_groups
+            and all(w.input_dilation == 1 for w in g.spec.windows)
+            and _one_device()
+        ),
+        "images in groups of up to 16 channels, merged into groups of 16: 3×3 in 32 "
+        "groups of 4 to 16 2 to 4, 1.3 to 2 times as fast as `grouped`; 31×31 0.5 of "
+        "it; XLA gathers what several devices split (openxla/xla#47945)",
+        forward="block_diagonal",
+    ),
+    Line(
+        lambda g: (
+            g.narrow_groups
+            and all(w.stride == 1 for w in g.spec.windows)
+            and _one_device()
+        ),
+        "the same: 2 to 3.5; of a strided kernel 0.4 of `grouped`",
+        input_gradient="block_diagonal",
     ),
     Line(
         lambda g: g.groups > 1 and (g.places > 1 or g.groups >= 8),
@@ -178,10 +200,14 @@ TABLE = (
     ),
     Line(
         lambda g: (
-            g.groups == 1 and g.least >= 32 and g.smaller_than_kernel(lambda w: w.input)
+            g.groups == 1
+            and g.least >= 32
+            and g.few_places
+            and g.smaller_than_kernel(lambda w: w.input)
         ),
         "an image smaller than the kernel, which XLA has no fast engine for: 3×3 on "
-        "512 channels of 2 px 16; of few channels not faster",
+        "512 channels of 2 px 16; of few channels not faster; of 128 places 0.3 of one "
+        "image in 16 groups",
         forward="gemm",
     ),
     Line(
@@ -294,6 +320,11 @@ TABLE = (
         kernel_gradient="rot180",
     ),
 )
+
+
+def _one_device() -> bool:
+    """Whether no other device could hold a part of an array."""
+    return jax.device_count() == 1
 
 
 def by_table(

@@ -15,7 +15,16 @@ from handgrad.convolution import choose
 from handgrad.convolution.geometry import Geometry
 from handgrad.convolution.spec import ConvSpec
 
-ENGINES = ("gemm", "grouped", "mec", "phases", "rot180", "slices", "taps")
+ENGINES = (
+    "block_diagonal",
+    "gemm",
+    "grouped",
+    "mec",
+    "phases",
+    "rot180",
+    "slices",
+    "taps",
+)
 
 
 def compute(direction: str, a: jax.Array, b: jax.Array, spec: ConvSpec) -> jax.Array:

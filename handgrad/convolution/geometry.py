@@ -6,6 +6,7 @@ from collections.abc import Callable
 
 import numpy as np
 
+from handgrad.convolution import block_diagonal
 from handgrad.convolution.spec import ConvSpec
 from handgrad.rules import RULES
 from handgrad.windows import Window
@@ -53,6 +54,13 @@ class Geometry:
     def depthwise(self) -> bool:
         """Whether every channel is a group of its own."""
         return self.groups == self.outputs > 1 and self.inputs == 1
+
+    @property
+    def narrow_groups(self) -> bool:
+        """Whether an image's groups have few channels, outputs and places each."""
+        few = max(self.inputs, self.outputs // self.groups) <= block_diagonal.ENOUGH
+        image = self.dimensions == 2 and self.places < 256
+        return few and image and self.suits("block_diagonal")
 
     @property
     def dilated_image(self) -> bool:

@@ -31,6 +31,7 @@ from jax.sharding import NamedSharding
 from handgrad import arguments, sharding, windows
 from handgrad import bias as _bias
 from handgrad.convolution import (
+    block_diagonal,
     choose,
     gemm,
     grouped,
@@ -52,6 +53,7 @@ FORMULAS: dict[str, ModuleType | winograd.Winograd] = {
     "taps": taps,
     "phases": phases,
     "transposed": transposed,
+    "block_diagonal": block_diagonal,
     "grouped": grouped,
     "slices": slices,
     "mec": mec,
@@ -339,14 +341,14 @@ def conv(
         `jax.lax.conv_general_dilated`.
       implementation: `None` for the best formulas, which `explain_choice` tells;
         "autodiff" for JAX's own gradient; one of "rot180", "gemm", "taps", "phases",
-        "transposed", "grouped", "slices", "mec", "winograd" and "winograd_2x2" for one
-        formula in all directions; or a `ConvFormulas`.
+        "transposed", "block_diagonal", "grouped", "slices", "mec", "winograd" and
+        "winograd_2x2" for one formula in all directions; or a `ConvFormulas`.
 
     Returns:
       Image [N, P, Q, O], or [P, Q, O]; P = ⌊(e(H−1)+1 + low + high − Kd) / s⌋ + 1 with
       Kd = d(K−1)+1. What is not finite in x, kernel or dy never gets lost, but may
-      spread: "winograd" over its tile, "grouped" over merged groups, "mec" and "taps"
-      over a kernel gradient's rows.
+      spread: "winograd" over its tile, "block_diagonal" and "grouped" over merged
+      groups, "mec" and "taps" over a kernel gradient's rows.
 
     Raises:
       ValueError: the shapes or numbers do not fit, the kernel is larger than the padded

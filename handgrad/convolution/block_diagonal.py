@@ -1,0 +1,103 @@
+"""Groups of channels, merged into fewer and wider ones.
+
+A group of four channels leaves most of a vector register empty. r neighbouring groups
+make one with a block-diagonal kernel:
+
+    kernel[c in group i, o in group j] = kernel_i[c, o] if i = j else 0
+
+r times the multiplications, most of them by zero, by an engine that is as fast with r
+times the channels a group. The three directions are those of `rot180` with G/r groups,
+
+    y, dx       from x or dy and the block-diagonal kernel
+    dkernel     the diagonal blocks of what x and dy make of it
+
+and each is one grouped convolution, whose parts nobody cuts out and joins again. An
+infinity or NaN spreads over the r groups (0 · ∞).
+
+Source: FORMULAS B4.
+"""
+
+import dataclasses
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from handgrad import sharding
+from handgrad.convolution import rot180
+from handgrad.convolution.spec import ConvSpec
+
+# Inputs of a group that keep XLA's engine for CPUs busy.
+ENOUGH = 16
+
+
+def unsuitable(spec: ConvSpec) -> str | None:
+    """One group is done by any other formula."""
+    if spec.feature_group_count == 1:
+        return "'block_diagonal' does several groups"
+    if spec.splits_channels:
+        return "'block_diagonal' does no channels that an explicit mesh splits"
+    return None
+
+
+def forward(x: jax.Array, kernel: jax.Array, spec: ConvSpec) -> jax.Array:
+    """y: [n h w brc] [k l rc bro] -> [n p q bro] for b merged groups."""
+    one = _merged(kernel.shape[-2], spec)
+    return rot180.forward(x, spread(kernel, one.feature_group_count, spec), one)
+
+
+def input_gradient(dy: jax.Array, kernel: jax.Array, spec: ConvSpec) -> jax.Array:
+    """dx: [n p q bro] [k l rc bro] -> [n h w brc]."""
+    one = _merged(kernel.shape[-2], spec)
+    kernel = spread(kernel, one.feature_group_count, spec)
+    return rot180.input_gradient(dy, kernel, one)
+
+
+def kernel_gradient(x: jax.Array, dy: jax.Array, spec: ConvSpec) -> jax.Array:
+    """dkernel: [n h w brc] [n p q bro] -> [k l rc bro], of which the diagonal."""
+    one = _merged(x.shape[-1] // spec.feature_group_count, spec)
+    dkernel = rot180.kernel_gradient(x, dy, one)
+    return diagonal(dkernel, one.feature_group_count, spec)
+
+
+def _merged(inputs: int, spec: ConvSpec) -> ConvSpec:
+    """The convolution of the merged groups; one had so many inputs."""
+    merged = blocks(inputs, spec, spec.feature_group_count)
+    return dataclasses.replace(spec, feature_group_count=merged)
+
+
+def blocks(inputs: int, spec: ConvSpec, most: int) -> int:
+    """How many groups are left, `most` at most, when those of so many inputs merge."""
+    groups = spec.feature_group_count
+    wanted = min(groups, most, max(groups * inputs // ENOUGH, 1))
+    return next(each for each in range(wanted, 0, -1) if groups % each == 0)
+
+
+def spread(kernel: jax.Array, blocks: int, spec: ConvSpec) -> jax.Array:
+    """The block-diagonal kernels, side by side: [k l c b·r·o] -> [k l r·c b·r·o]."""
+    merged = spec.feature_group_count // blocks
+    if merged == 1:
+        return kernel
+    *places, inputs, outputs = kernel.shape
+    each = blocks, merged, outputs // spec.feature_group_count
+    kernel = sharding.split(kernel, kernel.ndim - 1, each)
+    kernel = jnp.expand_dims(kernel, -5)  # [k l 1 c b r o]
+    same = np.eye(merged, dtype=bool)[:, None, None, :, None]
+    same = same.reshape(*(1 for _ in places), *same.shape)
+    kernel = jnp.where(same, kernel, np.zeros((), kernel.dtype))  # [k l r c b r o]
+    return kernel.reshape(*places, merged * inputs, outputs)
+
+
+def diagonal(dkernel: jax.Array, blocks: int, spec: ConvSpec) -> jax.Array:
+    """`spread` transposed: [k l r·c b·r·o] -> [k l c b·r·o]."""
+    merged = spec.feature_group_count // blocks
+    if merged == 1:
+        return dkernel
+    *places, inputs, outputs = dkernel.shape
+    each = blocks, merged, outputs // spec.feature_group_count
+    dkernel = sharding.split(dkernel, dkernel.ndim - 1, each)
+    rows = merged, inputs // merged
+    dkernel = sharding.split(dkernel, len(places), rows)  # [k l r c b r o]
+    dkernel = jnp.diagonal(dkernel, axis1=-5, axis2=-2)  # [k l c b o r]
+    dkernel = jnp.swapaxes(dkernel, -1, -2)
+    return dkernel.reshape(*places, inputs // merged, outputs)
