@@ -25,6 +25,7 @@ import jax
 import jax.numpy as jnp
 
 from handgrad import arguments, sharding, windows
+from handgrad.convolution import groups
 from handgrad.convolution.spec import ConvSpec
 from handgrad.rules import RULES, register
 
@@ -62,63 +63,39 @@ def add_patches(dpatches: jax.Array, described: windows.Windows) -> jax.Array:
 def forward(x: jax.Array, kernel: jax.Array, spec: ConvSpec) -> jax.Array:
     """Y = K X: [n p q kl g c] [kl c g o] -> [n p q g o]."""
     pixels = _LETTERS[: len(spec.windows)]
-    columns = _split_groups(patches(x, spec.windows), spec)
-    rows = _rows(kernel, spec)
-    where = (*range(1 + len(pixels)), None, -1)
-    y_sharding = sharding.rearranged(spec.y_sharding, where)
-    y = _product(f"n{pixels}kgc,kcgo->n{pixels}go", columns, rows, spec, y_sharding)
-    return _merge_groups(y)
+    columns = groups.split(patches(x, spec.windows), spec)
+    g, where = groups.axis(spec.y_sharding, range(1 + len(pixels)), spec)
+    equation = f"n{pixels}k{g}c,kc{g}o->n{pixels}{g}o"
+    return groups.merge(
+        _product(equation, columns, _rows(kernel, spec), spec, where), spec
+    )
 
 
 def input_gradient(dy: jax.Array, kernel: jax.Array, spec: ConvSpec) -> jax.Array:
     """dX = Kᵀ dY, then col2im: [n p q g o] [kl c g o] -> [n p q kl g c]."""
     pixels = _LETTERS[: len(spec.windows)]
-    errors, rows = _split_groups(dy, spec), _rows(kernel, spec)
-    where = (*range(1 + len(pixels)), None, None, -1)
-    dcolumns = _product(
-        f"n{pixels}go,kcgo->n{pixels}kgc",
-        errors,
-        rows,
-        spec,
-        sharding.rearranged(spec.x_sharding, where),
-    )
-    return add_patches(_merge_groups(dcolumns), spec.windows)
+    g, where = groups.axis(spec.x_sharding, (*range(1 + len(pixels)), None), spec)
+    equation = f"n{pixels}{g}o,kc{g}o->n{pixels}k{g}c"
+    errors = groups.split(dy, spec)
+    dcolumns = _product(equation, errors, _rows(kernel, spec), spec, where)
+    return add_patches(groups.merge(dcolumns, spec), spec.windows)
 
 
 def kernel_gradient(x: jax.Array, dy: jax.Array, spec: ConvSpec) -> jax.Array:
     """dK = dY Xᵀ: [n p q kl g c] [n p q g o] -> [kl c g o]."""
     pixels = _LETTERS[: len(spec.windows)]
-    columns = _split_groups(patches(x, spec.windows), spec)
-    errors = _split_groups(dy, spec)
-    drows = _product(
-        f"n{pixels}kgc,n{pixels}go->kcgo",
-        columns,
-        errors,
-        spec,
-        sharding.rearranged(spec.kernel_sharding, (None, -2, None, -1)),
-    )
-    return sharding.split(_merge_groups(drows), 0, tuple(w.size for w in spec.windows))
-
-
-def _split_groups(x: jax.Array, spec: ConvSpec) -> jax.Array:
-    """[... c] -> [... g c/g]."""
-    groups = spec.feature_group_count
-    if groups == 1:  # an explicit mesh keeps the channels' sharding
-        return jnp.expand_dims(x, -2)
-    return x.reshape(*x.shape[:-1], groups, x.shape[-1] // groups)
-
-
-def _merge_groups(x: jax.Array) -> jax.Array:
-    """[... g c/g] -> [... c]."""
-    if x.shape[-2] == 1:
-        return jnp.squeeze(x, -2)
-    return x.reshape(*x.shape[:-2], x.shape[-2] * x.shape[-1])
+    g, where = groups.axis(spec.kernel_sharding, (None, -2), spec)
+    equation = f"n{pixels}k{g}c,n{pixels}{g}o->kc{g}o"
+    columns = groups.split(patches(x, spec.windows), spec)
+    drows = _product(equation, columns, groups.split(dy, spec), spec, where)
+    drows = groups.merge(drows, spec)
+    return sharding.split(drows, 0, tuple(w.size for w in spec.windows))
 
 
 def _rows(kernel: jax.Array, spec: ConvSpec) -> jax.Array:
     """[k l c/g o] -> [kl c/g g o/g]."""
     kernel = kernel.reshape(math.prod(kernel.shape[:-2]), *kernel.shape[-2:])
-    return _split_groups(kernel, spec)
+    return groups.split(kernel, spec)
 
 
 def _product(equation: str, a, b, spec: ConvSpec, out_sharding=None) -> jax.Array:

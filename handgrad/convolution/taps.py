@@ -16,8 +16,6 @@ that read it, it would be computed anew in each. Source: FORMULAS B3.
 import dataclasses
 import functools
 import math
-from collections.abc import Sequence
-from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -25,7 +23,7 @@ from jax import lax
 
 from handgrad import arguments, sharding, windows
 from handgrad.buffers import written_down
-from handgrad.convolution import blocks
+from handgrad.convolution import blocks, groups
 from handgrad.convolution.spec import ConvSpec
 
 # Each place is a term of its own to compile: 8×8 is where that stops being few.
@@ -52,15 +50,14 @@ def forward(x: jax.Array, kernel: jax.Array, spec: ConvSpec) -> jax.Array:
             for place in windows.places(spec.windows)
         )
         return functools.reduce(jnp.add, products).astype(dtype)
-    g, where = _groups(spec.y_sharding, range(x.ndim - 1), spec)
+    g, where = groups.axis(spec.y_sharding, range(x.ndim - 1), spec)
+    equation = f"...{g}c,c{g}o->...{g}o"
     terms = (
-        _product(
-            f"...{g}c,c{g}o->...{g}o", view, _split(kernel[place], spec), spec, where
-        )
+        _product(equation, view, groups.split(kernel[place], spec), spec, where)
         for place, view in _views(x, spec)
     )
     total = functools.reduce(jnp.add, terms)
-    return _once(_merge(total, spec).astype(dtype), spec)
+    return _once(groups.merge(total, spec).astype(dtype), spec)
 
 
 def input_gradient(dy: jax.Array, kernel: jax.Array, spec: ConvSpec) -> jax.Array:
@@ -71,13 +68,13 @@ def input_gradient(dy: jax.Array, kernel: jax.Array, spec: ConvSpec) -> jax.Arra
             return _times(errors, kernel[place], dy.dtype)
 
         return windows.spread_views(term, dy, spec.windows).astype(dy.dtype)
-    errors = _split(_once(dy, spec), spec)
-    g, where = _groups(spec.x_sharding, range(dy.ndim - 1), spec)
+    errors = groups.split(_once(dy, spec), spec)
+    g, where = groups.axis(spec.x_sharding, range(dy.ndim - 1), spec)
 
     def piece(*place):
-        matrix = _split(kernel[place], spec)
+        matrix = groups.split(kernel[place], spec)
         product = _product(f"...{g}o,c{g}o->...{g}c", errors, matrix, spec, where)
-        return _merge(product, spec)
+        return groups.merge(product, spec)
 
     return _once(windows.spread(piece, spec.windows).astype(dy.dtype), spec)
 
@@ -87,11 +84,11 @@ def kernel_gradient(x: jax.Array, dy: jax.Array, spec: ConvSpec) -> jax.Array:
     if _is_depthwise((x.shape[-1] // spec.feature_group_count, dy.shape[-1]), spec):
         places = _sums_of_products(x, dy, spec)
     else:
-        views, errors = [view for _, view in _views(x, spec)], _split(dy, spec)
+        views, errors = [view for _, view in _views(x, spec)], groups.split(dy, spec)
         whole = len(views) == 1 and spec.feature_group_count == 1
         product = _of_all_pixels if whole else _of_each_example
         places = [product(view, errors, dy.ndim - 1, spec) for view in views]
-        places = [_merge(place, spec) for place in places]
+        places = [groups.merge(place, spec) for place in places]
     dkernel = jnp.stack(places).astype(x.dtype)
     return sharding.split(dkernel, 0, tuple(w.size for w in spec.windows))
 
@@ -109,7 +106,7 @@ def _of_each_example(view, errors, axes, spec: ConvSpec) -> jax.Array:
     Each example's product first and their sum after: two short sums round less than one
     over all pixels of the batch.
     """
-    g, _ = _groups(None, (), spec)
+    g, _ = groups.axis(None, (), spec)
     at = "npqrs"[:axes]
     products = _product(f"{at}{g}c,{at}{g}o->nc{g}o", view, errors, spec)
     return jnp.sum(products, axis=0)
@@ -193,40 +190,7 @@ def _views(x: jax.Array, spec: ConvSpec):
     """Each place with the pixel that every window sees there, [n p q g c/g]."""
     image = _image(x, spec)
     for place in windows.places(spec.windows):
-        yield place, _split(windows.view(image, place, spec.windows), spec)
-
-
-def _groups(where, axes: Sequence[int], spec: ConvSpec) -> tuple[str, Any]:
-    """The letter of the groups' axis, if there are several, and a product's sharding.
-
-    Args:
-      where: the sharding of an array whose last axis the groups share.
-      axes: those of its other axes that the product has.
-      spec: the static part.
-    """
-    if spec.feature_group_count == 1:
-        return "", sharding.rearranged(where, (*axes, -1))
-    return "g", sharding.rearranged(where, (*axes, None, -1))
-
-
-def _split(x: jax.Array, spec: ConvSpec) -> jax.Array:
-    """[... c] -> [... g c/g], if there are several groups."""
-    groups = spec.feature_group_count
-    if groups == 1:
-        return x
-    if groups == x.shape[-1]:  # an explicit mesh keeps the channels' sharding
-        return jnp.expand_dims(x, -1)
-    return x.reshape(*x.shape[:-1], groups, x.shape[-1] // groups)
-
-
-def _merge(x: jax.Array, spec: ConvSpec) -> jax.Array:
-    """[... g c/g] -> [... c], `_split` turned round."""
-    if spec.feature_group_count == 1:
-        return x
-    for axis in (-2, -1):
-        if x.shape[axis] == 1:
-            return jnp.squeeze(x, axis)
-    return x.reshape(*x.shape[:-2], x.shape[-2] * x.shape[-1])
+        yield place, groups.split(windows.view(image, place, spec.windows), spec)
 
 
 def _product(equation: str, a, b, spec: ConvSpec, out_sharding=None) -> jax.Array:

@@ -1,0 +1,45 @@
+"""The channels' groups as an axis of their own, where there are several."""
+
+from collections.abc import Sequence
+
+import jax
+import jax.numpy as jnp
+from jax.sharding import NamedSharding
+
+from handgrad import sharding
+from handgrad.convolution.spec import ConvSpec
+
+
+def split(x: jax.Array, spec: ConvSpec) -> jax.Array:
+    """[... g·c] -> [... g c], if there are several groups."""
+    groups = spec.feature_group_count
+    if groups == 1:
+        return x
+    if groups == x.shape[-1]:  # an explicit mesh keeps the channels' sharding
+        return jnp.expand_dims(x, -1)
+    return x.reshape(*x.shape[:-1], groups, x.shape[-1] // groups)
+
+
+def merge(x: jax.Array, spec: ConvSpec) -> jax.Array:
+    """[... g c] -> [... g·c], `split` turned round."""
+    if spec.feature_group_count == 1:
+        return x
+    for axis in (-2, -1):
+        if x.shape[axis] == 1:
+            return jnp.squeeze(x, axis)
+    return x.reshape(*x.shape[:-2], x.shape[-2] * x.shape[-1])
+
+
+def axis(
+    where: NamedSharding | None, axes: Sequence[int | None], spec: ConvSpec
+) -> tuple[str, NamedSharding | None]:
+    """The letter of the groups' axis, if there are several, and a product's sharding.
+
+    Args:
+      where: the sharding of an array whose last axis the groups share.
+      axes: those of its other axes that the product has.
+      spec: the static part.
+    """
+    if spec.feature_group_count == 1:
+        return "", sharding.rearranged(where, (*axes, -1))
+    return "g", sharding.rearranged(where, (*axes, None, -1))
