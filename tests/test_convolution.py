@@ -270,6 +270,30 @@ def test_the_choice_with_strides_and_dilations(x, kernel, options, expected):
     assert chosen.formulas == ConvFormulas(*expected)
 
 
+@pytest.mark.parametrize("formula", [None, *handgrad.RULES["conv"].formulas])
+@pytest.mark.parametrize(
+    ("x", "kernel"),
+    [((2, 6, 6, 0), (3, 3, 0, 4)), ((2, 6, 6, 4), (3, 3, 4, 0))],
+    ids=["no inputs", "no outputs"],
+)
+def test_no_channels(formula, x, kernel):
+    options = {"strides": 2} if formula == "phases" else {}
+    if formula == "transposed":
+        options = {"input_dilation": 2}
+    if formula in ("grouped", "block_diagonal"):
+        options = {"feature_group_count": 2}
+        kernel = (*kernel[:2], kernel[2] // 2, kernel[3])
+    arrays = jnp.ones(x), jnp.ones(kernel)
+
+    def outcome(implementation):
+        conv = functools.partial(handgrad.conv, implementation=implementation)
+        y, vjp = jax.vjp(functools.partial(conv, **options), *arrays)
+        return y, *vjp(jnp.ones_like(y))
+
+    for a, b in zip(outcome(formula), outcome("autodiff"), strict=True):
+        np.testing.assert_array_equal(a, b)
+
+
 @pytest.fixture
 def one_device(monkeypatch):
     """As in most processes: these tests have eight."""

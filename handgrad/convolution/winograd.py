@@ -150,7 +150,7 @@ class Winograd:
         image = self._image(x, steps, spec)
         chains = [
             (start, min(start + self.chain, x.shape[-1]))
-            for start in range(0, x.shape[-1], self.chain)
+            for start in range(0, max(x.shape[-1], 1), self.chain)
         ]
         kernels = lax.optimization_barrier(
             [lax.slice_in_dim(kernel, *chain, axis=-2) for chain in chains]
@@ -187,7 +187,7 @@ class Winograd:
 
         pixels = [h - 2 for h in image.shape[1:-1]]
         shape = (x.shape[0], *pixels, size)
-        if where is None:
+        if where is None and x.shape[-1]:
             # Any numbers will do, each is written over. Zeros would be one buffer for
             # all layers of this shape, which lives as long as the first to the last.
             y = image[(slice(None), *(slice(h) for h in pixels), slice(1))]
