@@ -243,8 +243,8 @@ def to_tiles(x: jax.Array, sizes: Sequence[int]) -> jax.Array:
     lead = x.ndim - 1 - n
     for i, size in enumerate(sizes):  # [... p a q b c]
         axis = lead + 2 * i
-        tiles = x.shape[axis] // size if size else 0
-        x = x.reshape(*x.shape[:axis], tiles, size, *x.shape[axis + 1 :])
+        pair = x.shape[axis] // size, size
+        x = x.reshape(*x.shape[:axis], *pair, *x.shape[axis + 1 :])
     pairs = range(lead, lead + 2 * n)
     return x.transpose(*range(lead), *pairs[::2], *pairs[1::2], x.ndim - 1)
 

@@ -76,8 +76,9 @@ TABLE = (
             and _one_device()
         ),
         "images in groups of up to 16 channels, merged into groups of 16: 3×3 in 32 "
-        "groups of 4 to 16 2 to 4, 1.3 to 2 times as fast as `grouped`; 31×31 0.5 of "
-        "it; XLA gathers what several devices split (openxla/xla#47945)",
+        "groups of 4 channels 1.6 to 2.3, of 8 and 16 1 to 1.1, all 1.3 to 2 times as "
+        "fast as `grouped`; 31×31 0.5 of it; XLA gathers what several devices split "
+        "(openxla/xla#47945)",
         forward="block_diagonal",
     ),
     Line(
@@ -86,7 +87,7 @@ TABLE = (
             and all(w.stride == 1 for w in g.spec.windows)
             and _one_device()
         ),
-        "the same: 2 to 3.5; of a strided kernel 0.4 of `grouped`",
+        "the same: 1.5 to 2.5 and 1; of a strided kernel 0.4 of `grouped`",
         input_gradient="block_diagonal",
     ),
     Line(
