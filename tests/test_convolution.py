@@ -273,10 +273,14 @@ def test_the_choice_with_strides_and_dilations(x, kernel, options, expected):
 @pytest.mark.parametrize("formula", [None, *handgrad.RULES["conv"].formulas])
 @pytest.mark.parametrize(
     ("x", "kernel"),
-    [((2, 6, 6, 0), (3, 3, 0, 4)), ((2, 6, 6, 4), (3, 3, 4, 0))],
-    ids=["no inputs", "no outputs"],
+    [
+        ((2, 6, 6, 0), (3, 3, 0, 4)),
+        ((2, 6, 6, 4), (3, 3, 4, 0)),
+        ((0, 6, 6, 4), (3, 3, 4, 4)),
+    ],
+    ids=["inputs", "outputs", "examples"],
 )
-def test_no_channels(formula, x, kernel):
+def test_there_are_none(formula, x, kernel):
     options = {"strides": 2} if formula == "phases" else {}
     if formula == "transposed":
         options = {"input_dilation": 2}
@@ -301,20 +305,29 @@ def one_device(monkeypatch):
 
 
 @pytest.mark.parametrize(
-    ("x", "kernel", "options", "forward", "input_gradient"),
+    ("x", "kernel", "options", "expected"),
     [
-        ((9, 9, 64), (3, 3, 4, 64), {}, "block_diagonal", "block_diagonal"),
-        ((9, 9, 64), (3, 3, 4, 64), strided(2), "block_diagonal", "grouped"),
-        ((9, 9, 64), (3, 3, 4, 64), dilated(2, 1), "grouped", "block_diagonal"),
-        ((9, 9, 64), (3, 3, 16, 128), {}, "grouped", "grouped"),
-        ((9, 9, 64), (3, 3, 32, 64), {}, "grouped", "grouped"),
-        ((9, 64), (3, 4, 64), {}, "grouped", "grouped"),
-        ((9, 9, 32), (17, 17, 1, 32), {}, "grouped", "grouped"),
+        ((9, 9, 64), (3, 3, 4, 64), {}, ("block_diagonal",) * 3),
+        ((40, 40, 64), (3, 3, 4, 64), {}, ("block_diagonal",) * 2 + ("grouped",)),
+        (
+            (9, 9, 64),
+            (3, 3, 4, 64),
+            strided(2),
+            ("block_diagonal", "grouped", "block_diagonal"),
+        ),
+        (
+            (9, 9, 64),
+            (3, 3, 4, 64),
+            dilated(2, 1),
+            ("grouped", "block_diagonal", "block_diagonal"),
+        ),
+        ((9, 9, 64), (3, 3, 16, 128), {}, ("grouped",) * 3),
+        ((9, 9, 64), (3, 3, 32, 64), {}, ("grouped",) * 3),
+        ((9, 64), (3, 4, 64), {}, ("grouped",) * 3),
+        ((9, 9, 32), (17, 17, 1, 32), {}, ("grouped",) * 3),
     ],
 )
-def test_groups_on_one_device_are_merged(
-    one_device, x, kernel, options, forward, input_gradient
-):
+def test_groups_on_one_device_are_merged(one_device, x, kernel, options, expected):
     n = len(kernel) - 2
     options = {k: v if v == "SAME" else (v,) * n for k, v in options.items()}
     spatial = "HW"[:n]
@@ -326,9 +339,7 @@ def test_groups_on_one_device_are_merged(
         dimension_numbers=(f"N{spatial}C", f"{spatial}IO", f"N{spatial}C"),
         platform="cpu",
     )
-    assert choice.forward == forward
-    assert choice.input_gradient == input_gradient
-    assert choice.kernel_gradient == "grouped"
+    assert choice.formulas == ConvFormulas(*expected)
 
 
 def test_every_line_of_the_choice_decides_for_a_named_layer(one_device):

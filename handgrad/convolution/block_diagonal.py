@@ -6,13 +6,19 @@ make one with a block-diagonal kernel:
     kernel[c in group i, o in group j] = kernel_i[c, o] if i = j else 0
 
 r times the multiplications, most of them by zero, by an engine that is as fast with r
-times the channels a group. The three directions are those of `rot180` with G/r groups,
+times the channels a group. The three directions are those of `rot180` with b = G/r
+groups, each one grouped convolution, whose parts nobody cuts out and joins again:
 
-    y, dx       from x or dy and the block-diagonal kernel
-    dkernel     the diagonal blocks of what x and dy make of it
+    y  = conv(x, kernel),  dx = conv(pad(dy), rot180(kernel))
+    dkernel = the diagonal blocks of conv(x, dy)
 
-and each is one grouped convolution, whose parts nobody cuts out and joins again. An
-infinity or NaN spreads over the r groups (0 · ∞).
+In conv(x, dy) the inputs c of a merged group act as the examples and the examples n as
+its channels. Autodiff says so by *batch groups*, which XLA's engine for CPUs does not
+know. With the groups put beside the examples they are groups of channels,
+
+    dkernel = conv(x as [c, h, w, (b,n)], dy as [p, q, n, (b,o)])
+
+An infinity or NaN spreads over the r groups (0 · ∞).
 
 Source: FORMULAS B4.
 """
@@ -23,7 +29,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from handgrad import sharding
+from handgrad import sharding, windows
 from handgrad.convolution import rot180
 from handgrad.convolution.spec import ConvSpec
 
@@ -54,10 +60,22 @@ def input_gradient(dy: jax.Array, kernel: jax.Array, spec: ConvSpec) -> jax.Arra
 
 
 def kernel_gradient(x: jax.Array, dy: jax.Array, spec: ConvSpec) -> jax.Array:
-    """dkernel: [n h w brc] [n p q bro] -> [k l rc bro], of which the diagonal."""
+    """dkernel: [rc h w bn] [p q n bro] -> [rc k l bro], of which the diagonal."""
     one = _merged(x.shape[-1] // spec.feature_group_count, spec)
-    dkernel = rot180.kernel_gradient(x, dy, one)
-    return diagonal(dkernel, one.feature_group_count, spec)
+    b = one.feature_group_count
+    if spec.x_sharding is not None:  # an explicit mesh may split the examples
+        return diagonal(rot180.kernel_gradient(x, dy, one), b, spec)
+    image = windows.pad(x, spec.windows)
+    image = sharding.split(image, x.ndim - 1, (b, x.shape[-1] // b))  # [n h w b rc]
+    image = image.transpose(x.ndim, *range(1, x.ndim), 0)
+    image = sharding.merge(image, x.ndim - 1, x.ndim + 1)
+    along = tuple(
+        windows.Window(w.covered, w.output, w.dilation, dilation=w.stride)
+        for w in spec.windows
+    )
+    one = ConvSpec(along, feature_group_count=b, precision=spec.precision)
+    dkernel = rot180.forward(image, jnp.moveaxis(dy, 0, -2), one)
+    return diagonal(jnp.moveaxis(dkernel, 0, -2), b, spec)
 
 
 def _merged(inputs: int, spec: ConvSpec) -> ConvSpec:
