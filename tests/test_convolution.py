@@ -307,19 +307,18 @@ def one_device(monkeypatch):
 @pytest.mark.parametrize(
     ("x", "kernel", "options", "expected"),
     [
-        ((9, 9, 64), (3, 3, 4, 64), {}, ("block_diagonal",) * 3),
-        ((40, 40, 64), (3, 3, 4, 64), {}, ("block_diagonal",) * 2 + ("grouped",)),
+        ((9, 9, 64), (3, 3, 4, 64), {}, ("block_diagonal",) * 2 + ("grouped",)),
         (
             (9, 9, 64),
             (3, 3, 4, 64),
             strided(2),
-            ("block_diagonal", "grouped", "block_diagonal"),
+            ("block_diagonal", "grouped", "grouped"),
         ),
         (
             (9, 9, 64),
             (3, 3, 4, 64),
             dilated(2, 1),
-            ("grouped", "block_diagonal", "block_diagonal"),
+            ("grouped", "block_diagonal", "grouped"),
         ),
         ((9, 9, 64), (3, 3, 16, 128), {}, ("grouped",) * 3),
         ((9, 9, 64), (3, 3, 32, 64), {}, ("grouped",) * 3),

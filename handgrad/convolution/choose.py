@@ -24,8 +24,6 @@ DIRECTIONS = ("forward", "input_gradient", "kernel_gradient")
 ANYWHERE = ConvFormulas("rot180", "rot180", "rot180")
 # Errors, 2 MiB in float32, that fill the cache of a core.
 _MANY_ERRORS = 2**19
-# Pixels of a batch whose errors, 16 outputs each, a convolution takes for its kernel.
-_FEW_PIXELS = 1800
 _ELSEWHERE = "the platform's own convolution is the right engine"
 
 
@@ -91,14 +89,6 @@ TABLE = (
         ),
         "the same: 1.5 to 2.5 and 1; of a strided kernel 0.4 of `grouped`",
         input_gradient="block_diagonal",
-    ),
-    Line(
-        lambda g: (
-            g.narrow_groups and g.examples * g.pixels <= _FEW_PIXELS and _one_device()
-        ),
-        "the same, whose errors a core's cache holds: 1.3 to 2.4 times as fast as "
-        "`grouped`; of 28 px and more 0.5",
-        kernel_gradient="block_diagonal",
     ),
     Line(
         lambda g: g.groups > 1 and (g.places > 1 or g.groups >= 8),
