@@ -282,6 +282,18 @@ def take_another_diagonal(monkeypatch):
     monkeypatch.setattr(block_diagonal, "diagonal", wrong)
 
 
+def exchange_groups_and_examples(monkeypatch):
+    """[c h w (n b)] for [c h w (b n)], the images of the kernel's gradient."""
+    right = block_diagonal.sharding.merge
+
+    def wrong(x, start, stop):
+        if stop == x.ndim:
+            x = jnp.swapaxes(x, start, start + 1)
+        return right(x, start, stop)
+
+    monkeypatch.setattr(block_diagonal.sharding, "merge", wrong)
+
+
 def reverse_the_frames(monkeypatch):
     right = slices._frames
 
@@ -328,6 +340,7 @@ MUTATIONS = [
     (take_another_diagonal, "conv", "grouped", ["grouped"]),
     (exchange_groups, "conv", "block_diagonal", ["narrow groups"]),
     (take_another_diagonal, "conv", "block_diagonal", ["narrow groups"]),
+    (exchange_groups_and_examples, "conv", "block_diagonal", ["narrow groups"]),
     (reverse_the_frames, "conv", "slices", ["3-D"]),
     (exchange_the_columns, "conv", "mec", CONV),
     (turn_the_wrong_row, "conv", "mec", CONV),
