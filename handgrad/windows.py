@@ -32,7 +32,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax import lax
 
-from handgrad import arguments
+from handgrad import arguments, sharding
 
 
 @dataclasses.dataclass(frozen=True)
@@ -243,8 +243,7 @@ def to_tiles(x: jax.Array, sizes: Sequence[int]) -> jax.Array:
     lead = x.ndim - 1 - n
     for i, size in enumerate(sizes):  # [... p a q b c]
         axis = lead + 2 * i
-        pair = x.shape[axis] // size, size
-        x = x.reshape(*x.shape[:axis], *pair, *x.shape[axis + 1 :])
+        x = sharding.split(x, axis, (x.shape[axis] // size, size))
     pairs = range(lead, lead + 2 * n)
     return x.transpose(*range(lead), *pairs[::2], *pairs[1::2], x.ndim - 1)
 
@@ -256,8 +255,7 @@ def from_tiles(tiles: jax.Array, dimensions: int) -> jax.Array:
     pairs = (axis for i in range(n) for axis in (lead + i, lead + n + i))
     x = tiles.transpose(*range(lead), *pairs, tiles.ndim - 1)
     for axis in range(lead, lead + n):
-        pair = x.shape[axis] * x.shape[axis + 1]
-        x = x.reshape(*x.shape[:axis], pair, *x.shape[axis + 2 :])
+        x = sharding.merge(x, axis, axis + 2)
     return x
 
 

@@ -278,9 +278,9 @@ def test_the_choice_with_strides_and_dilations(x, kernel, options, expected):
         ((2, 6, 6, 4), (3, 3, 4, 0)),
         ((0, 6, 6, 4), (3, 3, 4, 4)),
     ],
-    ids=["inputs", "outputs", "examples"],
+    ids=["no inputs", "no outputs", "no examples"],
 )
-def test_there_are_none(formula, x, kernel):
+def test_no_inputs_outputs_or_examples(formula, x, kernel):
     options = {"strides": 2} if formula == "phases" else {}
     if formula == "transposed":
         options = {"input_dilation": 2}

@@ -30,7 +30,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from handgrad import sharding, windows
-from handgrad.convolution import rot180
+from handgrad.convolution import groups, rot180
 from handgrad.convolution.spec import ConvSpec
 
 # Inputs of a group that keep XLA's engine for CPUs busy.
@@ -39,11 +39,7 @@ ENOUGH = 16
 
 def unsuitable(spec: ConvSpec) -> str | None:
     """One group is done by any other formula."""
-    if spec.feature_group_count == 1:
-        return "'block_diagonal' does several groups"
-    if spec.splits_channels:
-        return "'block_diagonal' does no channels that an explicit mesh splits"
-    return None
+    return groups.unsuitable("block_diagonal", spec)
 
 
 def forward(x: jax.Array, kernel: jax.Array, spec: ConvSpec) -> jax.Array:
@@ -86,9 +82,9 @@ def _merged(inputs: int, spec: ConvSpec) -> ConvSpec:
 
 def blocks(inputs: int, spec: ConvSpec, most: int) -> int:
     """How many groups are left, `most` at most, when those of so many inputs merge."""
-    groups = spec.feature_group_count
-    wanted = min(groups, most, max(groups * inputs // ENOUGH, 1))
-    return next(each for each in range(wanted, 0, -1) if groups % each == 0)
+    count = spec.feature_group_count
+    wanted = min(count, most, max(count * inputs // ENOUGH, 1))
+    return next(each for each in range(wanted, 0, -1) if count % each == 0)
 
 
 def spread(kernel: jax.Array, blocks: int, spec: ConvSpec) -> jax.Array:

@@ -207,8 +207,8 @@ TABLE = (
             and g.smaller_than_kernel(lambda w: w.input)
         ),
         "an image smaller than the kernel, which XLA has no fast engine for: 3×3 on "
-        "512 channels of 2 px 16; of few channels not faster; of 128 places 0.3 of one "
-        "image in 16 groups",
+        "512 channels of 2 px 16; of few channels not faster; 128 places on one row of "
+        "49 px 0.3",
         forward="gemm",
     ),
     Line(

@@ -16,7 +16,7 @@ import dataclasses
 import jax
 import jax.numpy as jnp
 
-from handgrad.convolution import block_diagonal, engines
+from handgrad.convolution import block_diagonal, engines, groups
 from handgrad.convolution.spec import ConvSpec
 
 # How many convolutions are compiled at most.
@@ -25,11 +25,7 @@ _MOST = 32
 
 def unsuitable(spec: ConvSpec) -> str | None:
     """One group is done by any other formula."""
-    if spec.feature_group_count == 1:
-        return "'grouped' does several groups"
-    if spec.splits_channels:
-        return "'grouped' does no channels that an explicit mesh splits"
-    return None
+    return groups.unsuitable("grouped", spec)
 
 
 def forward(x: jax.Array, kernel: jax.Array, spec: ConvSpec) -> jax.Array:

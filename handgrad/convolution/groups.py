@@ -10,6 +10,16 @@ from handgrad import sharding
 from handgrad.convolution.spec import ConvSpec
 
 
+def unsuitable(formula: str, spec: ConvSpec) -> str | None:
+    """What a formula for several groups, all on one device, declines."""
+    if spec.feature_group_count == 1:
+        return f"'{formula}' does several groups"
+    for where in (spec.x_sharding, spec.kernel_sharding, spec.y_sharding):
+        if where is not None and where.spec[-1] is not None:
+            return f"'{formula}' does no channels that an explicit mesh splits"
+    return None
+
+
 def split(x: jax.Array, spec: ConvSpec) -> jax.Array:
     """[... g·c] -> [... g c], if there are several groups."""
     groups = spec.feature_group_count

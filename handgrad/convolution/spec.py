@@ -53,12 +53,6 @@ class ConvSpec:
     formulas: tuple[tuple[str, ConvFormulas], ...] = ()
 
     @property
-    def splits_channels(self) -> bool:
-        """Whether an explicit mesh splits channels of x or y, or outputs of kernel."""
-        places = self.x_sharding, self.kernel_sharding, self.y_sharding
-        return any(w is not None and w.spec[-1] is not None for w in places)
-
-    @property
     def splits_pixels(self) -> bool:
         """Whether an explicit mesh splits images of x along a spatial dimension."""
         return self.x_sharding is not None and any(self.x_sharding.spec[1:-1])

@@ -190,6 +190,7 @@ class Winograd:
         if where is None and x.shape[-1]:
             # Any numbers will do, each is written over. Zeros would be one buffer for
             # all layers of this shape, which lives as long as the first to the last.
+            # Without channels there are none, and zeros are the result.
             y = image[(slice(None), *(slice(h) for h in pixels), slice(1))]
             y = jnp.broadcast_to(y, shape)
         else:
