@@ -19,6 +19,8 @@ import jax.numpy as jnp
 from jax import lax
 from jax.sharding import NamedSharding, PartitionSpec
 
+from handgrad import arguments
+
 
 def align(*arrays: jax.Array | None) -> tuple:
     """Makes all arrays vary over the union of their manual mesh axes.
@@ -64,6 +66,53 @@ def of_convolution(x: jax.Array, kernel: jax.Array) -> NamedSharding | None:
         return None
     spec = (*x_sharding.spec[:-1], kernel_sharding.spec[-1])
     return NamedSharding(x_sharding.mesh, PartitionSpec(*spec))
+
+
+def may_be_split() -> bool:
+    """Whether several devices may hold parts of an array of which its type tells none.
+
+    An automatic mesh splits arrays after they are traced, and need not be set then.
+    Within `shard_map` an array is what one device holds.
+    """
+    mesh = jax.sharding.get_abstract_mesh()
+    return jax.device_count() > 1 and (mesh.empty or bool(mesh.auto_axes))
+
+
+def with_halos(
+    x: jax.Array, axis: int, parts: int, before: int, behind: int, fill: Any = None
+) -> jax.Array:
+    """Cuts an axis into equal parts, each with some of its neighbours' entries.
+
+    Devices that split the axis exchange those entries, and no others; in a padded copy,
+    which is longer, XLA would give each device other rows than it has.
+
+    Args:
+      x: the array, its axis long enough to take a neighbour's entries from one part.
+      axis: which.
+      parts: how many; devices that split the axis each hold some.
+      before: how many entries of the part before.
+      behind: how many entries of the part behind.
+      fill: what is before the first and behind the last part; 0 by default.
+
+    Returns:
+      The parts, along an axis of their own before that of their entries.
+    """
+    x = split(x, axis, (parts, x.shape[axis] // parts))
+    size = x.shape[axis + 1]
+    fill = arguments.zero(x.dtype) if fill is None else fill
+
+    def of_neighbour(step: int, start: int, stop: int) -> jax.Array:
+        part = lax.slice_in_dim(x, start, stop, axis=axis + 1)
+        config = [(0, 0, 0)] * x.ndim
+        config[axis] = (step, -step, 0)
+        return lax.pad(part, fill, config)
+
+    pieces = [
+        of_neighbour(1, size - before, size),
+        x,
+        of_neighbour(-1, 0, behind),
+    ]
+    return jnp.concatenate([p for p in pieces if p.shape[axis + 1]], axis + 1)
 
 
 def named(

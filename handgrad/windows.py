@@ -11,12 +11,12 @@ dilation `e` is not one. Two functions are each other's transpose:
 - `view(x, k)` gathers, for every window, the pixel at place `k`;
 - `spread(pieces)` gives every pixel the sum of what the windows hold for it.
 
-`spread` works by *phases*. Write h + b = s·i + a with 0 ≤ a < s. A place k meets only
-the pixels of phase a = d·k mod s, shifted by m = ⌊d·k / s⌋ windows, so that
+`spread` works by *residues*. Write h = s·j + r with 0 ≤ r < s. A place k meets only the
+pixels of residue r = (d·k − b) mod s, shifted by m = ⌊(d·k − b) / s⌋ windows, so that
 
-    x[s·i + a − b] = Σ_{k: d·k = s·m + a} piece_k[i − m].
+    x[s·j + r] = Σ_{k: d·k − b = s·m + r} piece_k[j − m].
 
-The s phases are dense arrays; interleaving them gives the image. There is no scatter
+The s residues are dense arrays; interleaving them gives the image. There is no scatter
 and no multiplication by an inserted zero. Dumoulin & Visin 2016, arXiv:1603.07285.
 
 Images are channels last: the spatial axes are all but the last one, counted from the
@@ -25,6 +25,7 @@ right, so that any number of batch axes may lead.
 
 import dataclasses
 import itertools
+import math
 from collections.abc import Callable, Iterator, Sequence
 
 import jax
@@ -231,6 +232,75 @@ def view(padded: jax.Array, place: Sequence[int], windows: Windows) -> jax.Array
     )
 
 
+def views(
+    x: jax.Array,
+    windows: Windows,
+    fill: np.ndarray | None = None,
+    once: Callable[[jax.Array], jax.Array] = lambda x: x,
+) -> list[jax.Array]:
+    """Returns the pixels of every window, [..., P, Q, C] for each place, in order.
+
+    They are slices of a padded copy, which is written down: a pad in the loop that
+    reads it costs more. Where devices may split the rows, the copy has them in parts.
+
+    Args:
+      x: image [..., H, W, C].
+      windows: one for each spatial dimension.
+      fill: what a window sees outside of the image; 0 by default.
+      once: what is done to an image that needs no padding.
+    """
+    image, windows, parts = padded_parts(x, windows, fill)
+    image = once(x) if image is x else lax.optimization_barrier(image)
+    found = (view(image, place, windows) for place in places(windows))
+    return [join_parts(v, windows, parts) for v in found]
+
+
+def padded_parts(
+    x: jax.Array, windows: Windows, fill: np.ndarray | None = None
+) -> tuple[jax.Array, Windows, int]:
+    """Returns what `pad` does, in parts, the windows of a part, and how many there are.
+
+    Several parts have an axis of their own before the rows, [..., parts, H', W', C], as
+    one more batch axis; a single one has none.
+    """
+    parts = parts_of_rows(windows)
+    if parts > 1:
+        first, *others = windows
+        axis = x.ndim - 1 - len(windows)
+        before, behind = first.low, first.extent - first.stride - first.low
+        x = sharding.with_halos(x, axis, parts, before, behind, fill)
+        rows = x.shape[axis + 1]
+        windows = dataclasses.replace(first, input=rows, low=0, high=0), *others
+    image = pad(x, windows, fill)
+    seen = (Window(w.covered, w.size, w.stride, dilation=w.dilation) for w in windows)
+    return image, tuple(seen), parts
+
+
+def join_parts(x: jax.Array, windows: Windows, parts: int) -> jax.Array:
+    """The rows of all parts, [..., parts, P', Q, C] to [..., P, Q, C]."""
+    axis = x.ndim - 2 - len(windows)
+    return x if parts == 1 else sharding.merge(x, axis, axis + 2)
+
+
+def parts_of_rows(windows: Windows) -> int:
+    """Into how many parts, each with a halo, the first dimension is to be cut.
+
+    One, unless several devices may hold parts of it and its windows overlap, and can be
+    cut like it. Else so many that every number of devices among which it falls evenly
+    divides them, if a halo then lies in one neighbour.
+    """
+    if not windows or not sharding.may_be_split():
+        return 1
+    w = windows[0]
+    alike = w.input == w.stride * w.output and w.input_dilation == 1
+    overlap = 0 <= w.low <= w.extent - w.stride and w.extent > w.stride
+    if not alike or not overlap or not w.output:
+        return 1
+    most = math.gcd(w.output, jax.device_count())
+    counts = (n for n in range(most, 0, -1) if most % n == 0)
+    return next((n for n in counts if w.input // n >= w.extent - 1), 1)
+
+
 def disjoint(windows: Windows) -> bool:
     """Whether the windows are tiles: they share no pixel and leave none between out."""
     tiles = [w.extent == w.size and w.stride == w.size for w in windows]
@@ -295,36 +365,44 @@ def spread(piece: Callable[..., jax.Array], windows: Windows) -> jax.Array:
 
 
 def _spread_one(pieces: Sequence[jax.Array], window: Window, axis: int) -> jax.Array:
-    """`spread` along one axis (counted from the right), by phases."""
+    """`spread` along one axis (counted from the right), by residues."""
     w = window
     axis = pieces[0].ndim + axis
     zero = arguments.zero(pieces[0].dtype)
-
-    def padded(x, low, high):
-        config = [(0, 0, 0)] * x.ndim
-        config[axis] = (low, high, 0)
-        return lax.pad(x, zero, config)
-
-    shifts = (w.extent - 1) // w.stride  # the largest m
-    phases: list[jax.Array | None] = [None] * w.stride
+    residues: list[jax.Array | None] = [None] * w.stride
     for k, y in enumerate(pieces):
-        m, a = divmod(w.dilation * k, w.stride)
-        shifted = padded(y, m, shifts - m)
-        before = phases[a]
-        phases[a] = shifted if before is None else before + shifted
-    empty = jnp.zeros_like(next(p for p in phases if p is not None))
-    x = _interleave([empty if p is None else p for p in phases], axis)
-    x = padded(x, -w.low, w.low + w.dilated - x.shape[axis])
-    return lax.slice_in_dim(x, 0, None, w.input_dilation, axis)
+        residue, first = _handed(w, k)
+        config = [(0, 0, 0)] * y.ndim
+        config[axis] = (-first, first + _of_residue(w) - w.output, 0)
+        shifted = lax.pad(y, zero, config)
+        before = residues[residue]
+        residues[residue] = shifted if before is None else before + shifted
+    empty = jnp.zeros_like(next(r for r in residues if r is not None))
+    x = _interleave([empty if r is None else r for r in residues], axis)
+    return lax.slice_in_dim(x, 0, w.dilated, w.input_dilation, axis)
 
 
-def _interleave(phases: Sequence[jax.Array], axis: int) -> jax.Array:
-    """Entry i of phase a becomes entry s·i + a along the axis."""
-    if len(phases) == 1:
-        return phases[0]
-    shape = list(phases[0].shape)
-    shape[axis] *= len(phases)
-    return jnp.stack(phases, axis + 1).reshape(shape)
+def _of_residue(w: Window) -> int:
+    """How many pixels s·j + r a residue r has, at most."""
+    return -(-w.dilated // w.stride)
+
+
+def _handed(w: Window, k: int) -> tuple[int, int]:
+    """The residue r of the pixels at place k, and the window that holds its pixel 0.
+
+    h = s·p + d·k − b is s·j + r for the window p = j + (r + b − d·k) / s.
+    """
+    h = w.dilation * k - w.low  # of window 0
+    return h % w.stride, -(h // w.stride)
+
+
+def _interleave(residues: Sequence[jax.Array], axis: int) -> jax.Array:
+    """Entry j of residue r becomes entry s·j + r along the axis."""
+    if len(residues) == 1:
+        return residues[0]
+    shape = list(residues[0].shape)
+    shape[axis] *= len(residues)
+    return jnp.stack(residues, axis + 1).reshape(shape)
 
 
 def spread_views(
@@ -332,7 +410,7 @@ def spread_views(
 ) -> jax.Array:
     """`spread` of pieces that are all made of one array, pixel by pixel.
 
-    The array is padded once and shifted before the terms are made, so that each phase
+    The array is padded once and shifted before the terms are made, so that each residue
     is one sum in one pass, where `spread` would shift every piece.
 
     Args:
@@ -344,49 +422,46 @@ def spread_views(
     Returns:
       An image [..., H, W, C].
     """
-    reaches = [(w.extent - 1) // w.stride for w in windows]  # the largest m
-    # The pixels of a phase: i from ⌊b/s⌋ on.
-    firsts = [w.low // w.stride for w in windows]
-    counts = [
-        (w.low + w.dilated - 1) // w.stride - first + 1
-        for w, first in zip(windows, firsts, strict=True)
-    ]
+    counts = [_of_residue(w) for w in windows]
+    starts = [[_handed(w, k)[1] for k in range(w.size)] for w in windows]
     config = [
-        (reach - first, first + count - w.output, 0)
-        for w, reach, first, count in zip(windows, reaches, firsts, counts, strict=True)
+        (-min(each), max(each) + n - w.output, 0)
+        for w, each, n in zip(windows, starts, counts, strict=True)
     ]
+    parts = parts_of_rows(windows)
+    if parts > 1:
+        (before, behind, _), *others = config
+        rows = array.ndim - 1 - len(windows)
+        array = sharding.with_halos(array, rows, parts, before, behind)
+        config = [(0, 0, 0), *others]
+        counts[0] //= parts
     zero = arguments.zero(array.dtype)
+    axes = range(array.ndim - 1 - len(windows), array.ndim - 1)
     padded = lax.pad(array, zero, _on_spatial(array, config, other=(0, 0, 0)))
     padded = lax.optimization_barrier(padded)
-    axes = range(array.ndim - 1 - len(windows), array.ndim - 1)
-    phases: dict[tuple[int, ...], jax.Array] = {}
+    residues: dict[tuple[int, ...], jax.Array] = {}
     for place in places(windows):
-        shifted, phase = padded, []
-        for k, w, axis, reach, n in zip(
-            place, windows, axes, reaches, counts, strict=True
+        shifted, residue = padded, []
+        for w, k, axis, each, n in zip(
+            windows, place, axes, starts, counts, strict=True
         ):
-            m, a = divmod(w.dilation * k, w.stride)
-            shifted = lax.slice_in_dim(shifted, reach - m, reach - m + n, axis=axis)
-            phase.append(a)
-        piece, key = term(place, shifted), tuple(phase)
-        phases[key] = phases[key] + piece if key in phases else piece
-    empty = jnp.zeros_like(next(iter(phases.values())))
+            start = each[k] - min(each)
+            shifted = lax.slice_in_dim(shifted, start, start + n, axis=axis)
+            residue.append(_handed(w, k)[0])
+        piece, key = term(place, shifted), tuple(residue)
+        residues[key] = residues[key] + piece if key in residues else piece
+    empty = jnp.zeros_like(next(iter(residues.values())))
 
-    def along(dimension: int, phase: tuple[int, ...]) -> jax.Array:
+    def along(dimension: int, residue: tuple[int, ...]) -> jax.Array:
         if dimension == len(windows):
-            return phases.get(phase, empty)
+            return residues.get(residue, empty)
         w, axis = windows[dimension], axes[dimension]
-        parts = [along(dimension + 1, (*phase, a)) for a in range(w.stride)]
-        start = w.low % w.stride
-        return lax.slice_in_dim(
-            _interleave(parts, axis),
-            start,
-            start + w.dilated,
-            w.input_dilation,
-            axis,
-        )
+        pieces = [along(dimension + 1, (*residue, r)) for r in range(w.stride)]
+        x = _interleave(pieces, axis)
+        stop = min(w.dilated, x.shape[axis])  # a part of the rows has fewer
+        return lax.slice_in_dim(x, 0, stop, w.input_dilation, axis)
 
-    return along(0, ())
+    return join_parts(along(0, ()), windows, parts)
 
 
 def count(windows: Windows) -> np.ndarray:

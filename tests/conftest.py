@@ -41,6 +41,13 @@ def pytest_collection_finish():
     gc.freeze()
 
 
+@pytest.fixture(autouse=True)
+def one_device(request, monkeypatch):
+    """Rules do as on one device, which most users have, where no test is of several."""
+    if "several_devices" not in request.keywords:
+        monkeypatch.setattr("handgrad.sharding.may_be_split", lambda: False)
+
+
 @pytest.fixture
 def forgetful():
     """`rewrite` remembers nothing from before, nor afterwards."""

@@ -143,10 +143,10 @@ def test_flax_takes_it_as_its_hook(padding):
     ("x", "kernel", "groups", "expected"),
     [
         ((8, 8, 4), (3, 3, 1, 4), 4, ("taps", "taps", "taps")),
-        ((8, 8, 64), (3, 3, 1, 128), 64, ("taps", "grouped", "grouped")),
-        ((8, 8, 8), (3, 3, 4, 8), 2, ("grouped", "grouped", "grouped")),
-        ((8, 8, 8), (1, 1, 4, 8), 2, ("rot180", "rot180", "gemm")),
-        ((8, 8, 16), (1, 1, 2, 16), 8, ("grouped", "grouped", "gemm")),
+        ((8, 8, 64), (3, 3, 1, 128), 64, ("taps", "block_diagonal", "grouped")),
+        ((8, 8, 8), (3, 3, 4, 8), 2, ("block_diagonal",) * 2 + ("grouped",)),
+        ((8, 8, 8), (1, 1, 4, 8), 2, ("block_diagonal",) * 2 + ("gemm",)),
+        ((8, 8, 16), (1, 1, 2, 16), 8, ("block_diagonal",) * 2 + ("gemm",)),
         ((4, 5, 4, 8), (1, 1, 1, 8, 4), 1, ("taps", "taps", "taps")),
         ((4, 5, 4, 8), (3, 3, 3, 8, 4), 1, ("slices", "slices", "slices")),
         ((20, 20, 128), (3, 3, 128, 128), 1, ("winograd",) * 3),
@@ -298,12 +298,6 @@ def test_no_inputs_outputs_or_examples(formula, x, kernel):
         np.testing.assert_array_equal(a, b)
 
 
-@pytest.fixture
-def one_device(monkeypatch):
-    """As in most processes: these tests have eight."""
-    monkeypatch.setattr(jax, "device_count", lambda: 1)
-
-
 @pytest.mark.parametrize(
     ("x", "kernel", "options", "expected"),
     [
@@ -326,7 +320,7 @@ def one_device(monkeypatch):
         ((9, 9, 32), (17, 17, 1, 32), {}, ("grouped",) * 3),
     ],
 )
-def test_groups_on_one_device_are_merged(one_device, x, kernel, options, expected):
+def test_groups_on_one_device_are_merged(x, kernel, options, expected):
     n = len(kernel) - 2
     options = {k: v if v == "SAME" else (v,) * n for k, v in options.items()}
     spatial = "HW"[:n]
@@ -341,7 +335,7 @@ def test_groups_on_one_device_are_merged(one_device, x, kernel, options, expecte
     assert choice.formulas == ConvFormulas(*expected)
 
 
-def test_every_line_of_the_choice_decides_for_a_named_layer(one_device):
+def test_every_line_of_the_choice_decides_for_a_named_layer():
     with choose.recording() as asked:
         for case in (*cases.CASES, *cases.LAYERS):
             if case.rule.startswith("conv"):

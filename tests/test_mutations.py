@@ -240,7 +240,8 @@ def drop_a_view(monkeypatch):
 
 def shift_the_rows(monkeypatch):
     right = blocks.longer
-    monkeypatch.setattr(blocks, "longer", lambda x, n: jnp.roll(right(x, n), 1, 1))
+    wrong = lambda x, n, axis=1: jnp.roll(right(x, n, axis), 1, axis)
+    monkeypatch.setattr(blocks, "longer", wrong)
     monkeypatch.setattr(taps, "_BLOCK", 1)  # several blocks of rows
 
 

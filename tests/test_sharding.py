@@ -23,6 +23,8 @@ import handgrad
 from handgrad import cases, elementwise, measure
 from handgrad.cases import Case, activation, classes, key, normal, uniform
 
+pytestmark = pytest.mark.several_devices
+
 POOL = {"window_shape": (3, 3), "strides": (2, 2), "padding": "SAME"}
 PATCH = {"window_shape": (2, 2), "strides": 2}
 # One case a rule, and which of its arguments are split over the batch.
@@ -449,7 +451,8 @@ def test_rows_of_images_on_eight_devices(name):
     assert_as_on_one_device(function, arguments, result)
     found = list(collectives(compiled))
     if name in ("conv slices", "conv mec", "conv winograd"):
-        # Their tiles are not those of the devices: XLA gathers the image.
+        # Their tiles are not those of the devices: XLA gathers the image, so that they
+        # are not taken here, see `HALOS`.
         return
     moved = [c for c in found if c.kind == "collective-permute"]
     sums = [c for c in found if c.kind == "all-reduce"]
@@ -466,6 +469,76 @@ def test_rows_of_images_on_eight_devices(name):
             ((batch, rows, columns, channels),) = exchange.shapes
             assert (batch, rows, channels) == (2, 1, 4)
             assert columns in (4, 8)
+
+
+def layer(*shapes, of=handgrad.conv, **options):
+    return functools.partial(of, **options), shapes
+
+
+def pooling(of, size, stride, **options):
+    window = {"window_shape": (size,) * 2, "strides": (stride,) * 2, "padding": "SAME"}
+    return layer((2, 32, 8, 4), of=of, **window | options)
+
+
+# Whatever is taken where nobody names a formula, with the rows that its windows see of
+# other devices, above and below together.
+HALOS = {
+    "conv 3x3": (*layer((2, 32, 16, 128), (3, 3, 128, 128)), 2),  # by Winograd on one
+    "conv 3x3/2": (*layer((2, 32, 8, 64), (3, 3, 64, 64), strides=2), 1),
+    "conv 7x7/2": (*layer((2, 64, 8, 3), (7, 7, 3, 64), strides=2), 5),
+    "conv dilated": (*layer((2, 32, 8, 64), (3, 3, 64, 64), kernel_dilation=2), 4),
+    "conv 5x5": (*layer((2, 32, 8, 1), (5, 5, 1, 6)), 4),
+    "conv 1x1": (*layer((2, 32, 8, 16), (1, 1, 16, 32)), 0),
+    "conv 4x4/4": (*layer((2, 32, 8, 3), (4, 4, 3, 8), strides=4), 0),
+    "groups": (*layer((2, 32, 8, 8), (3, 3, 4, 8), feature_group_count=2), 2),
+    "depthwise": (*layer((2, 32, 8, 8), (3, 3, 1, 8), feature_group_count=8), 2),
+    "depthwise 5x5/2": (
+        *layer((2, 32, 8, 8), (5, 5, 1, 8), feature_group_count=8, strides=2),
+        3,
+    ),
+    # Of several blocks of rows, with a memory of its own.
+    "depthwise large": (
+        *layer((2, 64, 96, 192), (3, 3, 1, 192), feature_group_count=192),
+        2,
+    ),
+    "max_pool 2x2/2": (*pooling(handgrad.max_pool, 2, 2), 0),
+    "max_pool 3x3/2": (*pooling(handgrad.max_pool, 3, 2), 1),
+    "max_pool 3x3/1": (*pooling(handgrad.max_pool, 3, 1), 2),
+    "max_pool 5x5/1": (*pooling(handgrad.max_pool, 5, 1), 4),
+    "max_pool dilated": (
+        *pooling(handgrad.max_pool, 2, 1, window_dilation=(2, 2)),
+        2,
+    ),
+    "avg_pool 3x3/2": (*pooling(handgrad.avg_pool, 3, 2), 1),
+    "avg_pool 3x3/1": (*pooling(handgrad.avg_pool, 3, 1), 2),
+    "avg_pool 5x5/1": (*pooling(handgrad.avg_pool, 5, 1), 4),
+    "lp_pool 3x3/2": (*pooling(handgrad.lp_pool, 3, 2, norm=2), 1),
+}
+
+
+@pytest.mark.parametrize("name", HALOS)
+def test_halos_and_no_more(name):
+    """The rows on the border, and sums of the kernel's gradient, are all that moves."""
+    function, shapes, seen = HALOS[name]
+    arguments = arrays_of(*shapes)
+    specs = [ROWS, P()][: len(arguments)]
+    compiled, result = on_devices(function, arguments, specs, ROWS, axis="space")
+    if name != "max_pool dilated":  # whose gradient JAX does not have
+        function = functools.partial(function, implementation="autodiff")
+    assert_as_on_one_device(function, arguments, result)
+    found = list(collectives(compiled))
+    sums = [c for c in found if c.kind == "all-reduce"]
+    parameters = sum(a.size for a in arguments[1:])
+    assert sum(c.elements for c in sums) <= LARGER_FORM * parameters
+    moved = [c for c in found if c.kind != "all-reduce"]
+    assert {c.kind for c in moved} <= {"collective-permute"}
+    y = jax.eval_shape(function, *arguments).shape
+    row = max(math.prod(shape[2:]) * shape[0] for shape in (shapes[0], y))
+    # Above and below, for each pass or for each dimension of one.
+    assert (
+        sum(c.elements for c in moved) <= 6 * max(seen, 1) * row if seen else not moved
+    )
+    assert all(c.elements <= seen * row for c in moved)
 
 
 EXPLICIT_ROWS = {

@@ -450,7 +450,7 @@ print(handgrad.explain_choice({X}, {KERNEL}, (1, 1), "SAME", dimension_numbers={
 """
     out = subprocess.run(
         [sys.executable, "-W", "error", "-c", code],
-        env={**os.environ, tuned.ENVIRONMENT: str(path)},
+        env=os.environ | {tuned.ENVIRONMENT: str(path), "XLA_FLAGS": ""},
         capture_output=True,
         text=True,
         check=True,

@@ -1,6 +1,7 @@
 """Drawn geometries: windows against their definition, and every op against float64."""
 
 import dataclasses
+import functools
 import itertools
 
 import jax
@@ -11,7 +12,8 @@ from hypothesis import assume, given
 from hypothesis import strategies as st
 
 import handgrad
-from handgrad import windows
+from handgrad import sharding, windows
+from handgrad.convolution import taps
 from handgrad.pooling import views
 from handgrad.testing import strategies
 
@@ -294,3 +296,78 @@ def test_same_lower_puts_the_odd_pixel_first():
     assert (same.low, same.high) == (0, 1)
     assert (lower.low, lower.high) == (1, 0)
     assert dataclasses.replace(same, low=1, high=0) == lower
+
+
+def test_a_halo_is_the_neighbours():
+    x = np.arange(24).reshape(2, 12)
+    found = sharding.with_halos(jnp.asarray(x), 1, 3, 2, 1, np.int32(-1))
+    longer = np.pad(x, [(0, 0), (2, 1)], constant_values=-1)
+    parts = np.stack([longer[:, 4 * i : 4 * i + 7] for i in range(3)], 1)
+    np.testing.assert_array_equal(found, parts)
+
+
+@st.composite
+def among_devices(draw):
+    """Windows that overlap, as many as the image has strides, of rows to be cut."""
+    stride, size = draw(st.integers(1, 3)), draw(st.integers(2, 5))
+    dilation = draw(st.integers(1, 2))
+    extent = dilation * (size - 1) + 1
+    assume(extent > stride)
+    low = draw(st.integers(0, extent - stride))
+    length = stride * draw(st.sampled_from([2, 4, 6, 8, 16]))
+    return windows.Window(
+        length, size, stride, low, extent - stride - low, dilation=dilation
+    )
+
+
+def conv(x, kernel, formula, *, window_shape, window_dilation, **options):
+    """Of two channels, depthwise by taps."""
+    depthwise = formula == "taps"
+    return handgrad.conv(
+        x,
+        kernel.reshape(*window_shape, *((1, 2) if depthwise else (2, 1))),
+        kernel_dilation=window_dilation,
+        feature_group_count=2 if depthwise else 1,
+        implementation=formula,
+        **options,
+    )
+
+
+IN_PARTS = {
+    "max_pool": lambda x, kernel, **options: handgrad.max_pool(x, **options),
+    "avg_pool": lambda x, kernel, **options: handgrad.avg_pool(x, **options),
+    "taps": functools.partial(conv, formula="taps"),
+    "gemm": functools.partial(conv, formula="gemm"),
+}
+
+
+@pytest.mark.parametrize("name", IN_PARTS)
+@given(
+    among_devices(),
+    st.lists(strategies.windows(input_dilation=False), max_size=1),
+    st.integers(0, 9),
+)
+def test_rows_among_devices_are_the_same_rows(name, rows, columns, seed):
+    """In parts, each with a halo, as in one: small whole numbers, so that sums are."""
+    described = (rows, *columns)
+    random = np.random.default_rng(seed)
+    numbers = lambda *shape: random.integers(-4, 5, shape).astype(np.float32)
+    places = np.prod([w.size for w in described])
+    x, kernel = numbers(2, *(w.input for w in described), 2), numbers(places * 2)
+    op = functools.partial(IN_PARTS[name], **pool_options(described))
+    dy = numbers(*jax.eval_shape(op, x, kernel).shape)
+
+    def run(split):
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(sharding, "may_be_split", lambda: split)
+            patch.setattr(taps, "_BLOCK", 8)  # several blocks of a part's rows
+            parts = windows.parts_of_rows(described)
+            both = lambda x, kernel, dy: jax.vjp(op, x, kernel)[1](dy)
+            y = jax.jit(lambda x, kernel: op(x, kernel))(x, kernel)
+            return parts, jax.device_get((y, jax.jit(both)(x, kernel, dy)))
+
+    (one, whole), (several, cut) = run(False), run(True)
+    assert one == 1
+    assume(several > 1)
+    for a, b in zip(jax.tree.leaves(cut), jax.tree.leaves(whole), strict=True):
+        np.testing.assert_array_equal(a, b)

@@ -16,7 +16,8 @@ def count(rows: int, at_once: int) -> int:
     return next(equal, blocks)
 
 
-def longer(x: jax.Array, rows: int) -> jax.Array:
+def longer(x: jax.Array, rows: int, axis: int = 1) -> jax.Array:
     """The image [N, H, W, C] with more rows of zeros, so that blocks divide them."""
-    config = [(0, 0, 0), (0, rows, 0), *[(0, 0, 0)] * (x.ndim - 2)]
+    config = [(0, 0, 0)] * x.ndim
+    config[axis] = (0, rows, 0)
     return lax.pad(x, arguments.zero(x.dtype), config)

@@ -75,8 +75,8 @@ def explain_choice(
     `conv_transpose` is that with strides of 1, its own strides as `lhs_dilation`, and
     the zeros around the dilated image as `padding`. Under `vmap` the choice sees the
     shapes of one example. An explicit mesh that splits the arrays may rule out a
-    measured choice, and the default then stands in its place. Where there are several
-    devices, no formula is chosen for groups whose images XLA would gather.
+    measured choice, and the default then stands in its place. Where several
+    devices may split the images, no formula is chosen for which XLA would gather them.
 
     Args:
       lhs_shape: shape of the image.

@@ -40,12 +40,11 @@ def unsuitable(spec: ConvSpec) -> str | None:
 
 def patches(x: jax.Array, described: windows.Windows) -> jax.Array:
     """What each window sees: [... h w c] -> [... p q kl c]."""
-    image = windows.pad(x, described)
     if windows.disjoint(described):
+        image = windows.pad(x, described)
         tiles = windows.to_tiles(image, [w.size for w in described])
         return sharding.merge(tiles, x.ndim - 1, tiles.ndim - 1)
-    views = [windows.view(image, k, described) for k in windows.places(described)]
-    return jnp.stack(views, -2)
+    return jnp.stack(windows.views(x, described), -2)
 
 
 def add_patches(dpatches: jax.Array, described: windows.Windows) -> jax.Array:

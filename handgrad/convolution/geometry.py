@@ -27,7 +27,7 @@ class Geometry:
     spec: ConvSpec
 
     def suits(self, formula: str) -> bool:
-        """Whether a formula can do it, on its mesh, too."""
+        """Whether a formula can do it, on its explicit mesh, too."""
         return not RULES["conv"].formulas[formula].unsuitable(self.spec)
 
     @property

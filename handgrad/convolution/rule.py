@@ -68,7 +68,9 @@ def _run(direction: str, a, b, spec: ConvSpec) -> jax.Array:
 
     spec = dataclasses.replace(spec, formulas=())
     compute = {
-        platform: _traced_once(getattr(FORMULAS[name], direction), spec)
+        platform: _traced_once(
+            getattr(FORMULAS[name], direction), spec, sharding.may_be_split()
+        )
         for platform, name in named.items()
     }
     if len(set(named.values())) == 1:
@@ -77,8 +79,9 @@ def _run(direction: str, a, b, spec: ConvSpec) -> jax.Array:
 
 
 @functools.lru_cache(maxsize=1024)
-def _traced_once(compute: Callable[..., jax.Array], spec: ConvSpec):
+def _traced_once(compute: Callable[..., jax.Array], spec: ConvSpec, split: bool):
     """The formula; layers of one geometry share its trace, its lowering, its code."""
+    del split  # among devices; the formula asks itself, but not twice
 
     def formula(a, b):
         return compute(a, b, spec)

@@ -44,16 +44,20 @@ def forward(x: jax.Array, kernel: jax.Array, spec: ConvSpec) -> jax.Array:
     """y = Σ_kl x[k,l] · kernel[k,l]: [n p q g c] [c g o] -> [n p q g o] a place."""
     dtype = spec.preferred_element_type or x.dtype
     if _is_depthwise(kernel.shape[-2:], spec):
-        image = _image(x, spec)
         products = (
-            _times(windows.view(image, place, spec.windows), kernel[place], dtype)
-            for place in windows.places(spec.windows)
+            _times(view, kernel[place], dtype) for place, view in _views(x, spec)
         )
         return functools.reduce(jnp.add, products).astype(dtype)
     g, where = groups.axis(spec.y_sharding, range(x.ndim - 1), spec)
     equation = f"...{g}c,c{g}o->...{g}o"
     terms = (
-        _product(equation, view, groups.split(kernel[place], spec), spec, where)
+        _product(
+            equation,
+            groups.split(view, spec),
+            groups.split(kernel[place], spec),
+            spec,
+            where,
+        )
         for place, view in _views(x, spec)
     )
     total = functools.reduce(jnp.add, terms)
@@ -84,7 +88,8 @@ def kernel_gradient(x: jax.Array, dy: jax.Array, spec: ConvSpec) -> jax.Array:
     if _is_depthwise((x.shape[-1] // spec.feature_group_count, dy.shape[-1]), spec):
         places = _sums_of_products(x, dy, spec)
     else:
-        views, errors = [view for _, view in _views(x, spec)], groups.split(dy, spec)
+        views = [groups.split(view, spec) for _, view in _views(x, spec)]
+        errors = groups.split(dy, spec)
         whole = len(views) == 1 and spec.feature_group_count == 1
         product = _of_all_pixels if whole else _of_each_example
         places = [product(view, errors, dy.ndim - 1, spec) for view in views]
@@ -94,10 +99,16 @@ def kernel_gradient(x: jax.Array, dy: jax.Array, spec: ConvSpec) -> jax.Array:
 
 
 def _of_all_pixels(view, errors, axes, spec: ConvSpec) -> jax.Array:
-    """[npq c] [npq o] -> [c o]: two matrices as they lie there."""
+    """[npq c] [npq o] -> [c o]: two matrices as they lie there.
+
+    Of several axes XLA would turn the arrays over first; but rows that devices split it
+    gathers to merge them.
+    """
     where = sharding.rearranged(spec.kernel_sharding, (-2, -1))
-    view, errors = (sharding.merge(a, 0, axes) for a in (view, errors))
-    return _product("nc,no->co", view, errors, spec, where)
+    if not sharding.may_be_split():
+        view, errors = (sharding.merge(a, 0, axes) for a in (view, errors))
+    at = "npqrs"[: view.ndim - 1]
+    return _product(f"{at}c,{at}o->co", view, errors, spec, where)
 
 
 def _of_each_example(view, errors, axes, spec: ConvSpec) -> jax.Array:
@@ -117,12 +128,6 @@ def _once(x: jax.Array, spec: ConvSpec) -> jax.Array:
     return written_down(x) if any(w.size > 1 for w in spec.windows) else x
 
 
-def _image(x: jax.Array, spec: ConvSpec) -> jax.Array:
-    """The padded image, made once for all places; padding is written down anyway."""
-    image = windows.pad(x, spec.windows)
-    return _once(x, spec) if image is x else lax.optimization_barrier(image)
-
-
 def _is_depthwise(channels: tuple[int, ...], spec: ConvSpec) -> bool:
     """Whether each group has one input and one output: kernels [..., 1, G]."""
     return channels == (1, spec.feature_group_count)
@@ -139,47 +144,49 @@ def _sums_of_products(x, dy, spec: ConvSpec) -> list[jax.Array]:
 
     A block of rows after the other, small enough to stay in the cache, goes through all
     places. Within the block the rows are summed; columns and examples come last, so
-    that the inner loop is a whole row of pixels and channels long, and examples that
-    several devices share are summed over them once.
+    that the inner loop is a whole row of pixels and channels long; what several devices
+    share, examples and parts of the rows, is summed over them once.
     """
     wide = arguments.accumulator(x.dtype)
-    n, *pixels, channels = dy.shape
-    if not pixels:
+    if not spec.windows:
         return [jnp.sum(x.astype(wide) * dy.astype(wide), axis=0)[None]]
+    image, described, parts = windows.padded_parts(x, spec.windows)
+    if parts > 1:
+        dy = sharding.with_halos(dy, 1, parts, 0, 0)
+    axis = dy.ndim - 1 - len(described)
     where = sharding.of(dy)
-    at_once = max(_BLOCK * pixels[0] // max(dy.size, 1), 1)
-    steps = -(-pixels[0] // at_once)
-    rows = -(-pixels[0] // max(steps, 1))
-    image = windows.pad(x, spec.windows)
-    first = spec.windows[0]
-    block = tuple(
-        windows.Window(w.covered, w.size, w.stride, dilation=w.dilation)
-        for w in spec.windows
-    )
+    at_once = max(_BLOCK * dy.shape[axis] // max(dy.size, 1), 1)
+    steps = -(-dy.shape[axis] // at_once)
+    rows = -(-dy.shape[axis] // max(steps, 1))
+    first, *others = described
     if steps > 1:
-        more = steps * rows - pixels[0]
-        image, dy = blocks.longer(image, more * first.stride), blocks.longer(dy, more)
+        more = steps * rows - dy.shape[axis]
+        image = blocks.longer(image, more * first.stride, axis)
+        dy = blocks.longer(dy, more, axis)
         reach = (rows - 1) * first.stride + first.extent
-        block = (dataclasses.replace(block[0], input=reach), *block[1:])
+        described = (dataclasses.replace(first, input=reach), *others)
         image, dy = lax.optimization_barrier((image, dy))
     else:  # what a loop reads is written down anyway
-        image, dy = _image(x, spec), _once(dy, spec)
+        image = _once(x, spec) if image is x else lax.optimization_barrier(image)
+        dy = _once(dy, spec)
 
     def step(i: jax.Array | int, sums: tuple[jax.Array, ...]) -> tuple[jax.Array, ...]:
         errors, seen = dy, image
         if steps > 1:
             start = i * rows
-            errors = lax.dynamic_slice_in_dim(dy, start, rows, axis=1)
-            seen = lax.dynamic_slice_in_dim(image, start * first.stride, reach, axis=1)
+            errors = lax.dynamic_slice_in_dim(dy, start, rows, axis)
+            seen = lax.dynamic_slice_in_dim(image, start * first.stride, reach, axis)
         errors = errors.astype(wide)
-        views = (windows.view(seen, k, block) for k in windows.places(block))
+        views = (windows.view(seen, k, described) for k in windows.places(described))
         return tuple(
-            total + jnp.sum(view.astype(wide) * errors, axis=1)
+            total + jnp.sum(view.astype(wide) * errors, axis)
             for total, view in zip(sums, views, strict=True)
         )
 
-    where = sharding.rearranged(where, (0, *range(2, dy.ndim)))
-    zeros = sharding.zeros((n, *pixels[1:], channels), wide, where, like=(x, dy))
+    rest = (*range(axis), *range(axis + 1, dy.ndim))
+    where = sharding.rearranged(where, rest)
+    shape = tuple(dy.shape[i] for i in rest)
+    zeros = sharding.zeros(shape, wide, where, like=(x, dy))
     sums = (zeros,) * math.prod(w.size for w in spec.windows)
     sums = lax.fori_loop(0, steps, step, sums) if steps > 1 else step(0, sums)
     totals = jnp.sum(jnp.stack(sums), axis=range(1, dy.ndim - 1))
@@ -187,10 +194,9 @@ def _sums_of_products(x, dy, spec: ConvSpec) -> list[jax.Array]:
 
 
 def _views(x: jax.Array, spec: ConvSpec):
-    """Each place with the pixel that every window sees there, [n p q g c/g]."""
-    image = _image(x, spec)
-    for place in windows.places(spec.windows):
-        yield place, groups.split(windows.view(image, place, spec.windows), spec)
+    """Each place with the pixel that every window sees there, [n p q c]."""
+    views = windows.views(x, spec.windows, once=functools.partial(_once, spec=spec))
+    return zip(windows.places(spec.windows), views, strict=True)
 
 
 def _product(equation: str, a, b, spec: ConvSpec, out_sharding=None) -> jax.Array:

@@ -183,18 +183,16 @@ def window_totals(x: jax.Array, described: Windows) -> jax.Array:
     """
     if math.prod(w.size for w in described) <= windows.MANY_PLACES:
         return by_strips(x, described, _sum_of_views)
+    x, described, parts = windows.padded_parts(x, described)
     for i, w in enumerate(described):
         axis = x.ndim - 1 - len(described) + i
-        one = windows.line(described, i, x.shape[x.ndim - 1 - len(described) : -1])
-        image = windows.pad(x, one)
         if w.size > windows.MANY_PLACES and w.stride == w.size and w.dilation == 1:
-            x = jnp.sum(sharding.split(image, axis, (w.output, w.size)), axis + 1)
+            x = jnp.sum(sharding.split(x, axis, (w.output, w.size)), axis + 1)
         else:
-            places = windows.places(one)
-            x = functools.reduce(
-                jnp.add, [windows.view(image, place, one) for place in places]
-            )
-    return x
+            one = windows.line(described, i, x.shape[x.ndim - 1 - len(described) : -1])
+            views = (windows.view(x, place, one) for place in windows.places(one))
+            x = functools.reduce(jnp.add, views)
+    return windows.join_parts(x, described, parts)
 
 
 def _sum_of_views(x, described):

@@ -224,13 +224,15 @@ def _find(x, spec) -> Any:
     """The extremum and the offset of each window."""
     if spec.places <= windows.MANY_PLACES:
         return by_strips(x, spec.windows, functools.partial(_find_in, spec=spec))
-    best, offset = windows.pad(x, spec.windows, spec.worst(x.dtype)), None
+    worst, offset = spec.worst(x.dtype), None
+    best, described, parts = windows.padded_parts(x, spec.windows, worst)
     best = best if best is x else lax.optimization_barrier(best)
-    for line, unit in _lines(spec.windows):
+    for line, unit in _lines(described):
         if offset is not None:
             # The loop of the next line would compute them for each of its views.
             best, offset = written_down(best), written_down(offset)
         best, offset = _search(best, offset, line, unit, spec)
+    best, offset = (windows.join_parts(a, described, parts) for a in (best, offset))
     return best, _not_in_padding(best, offset, spec)
 
 
@@ -267,7 +269,7 @@ def _lines(described: Windows) -> Iterator[tuple[Windows, int]]:
 
     Each is searched in what the one before found.
     """
-    lengths = [w.covered for w in described]
+    lengths = [w.input for w in described]
     for i in reversed(range(len(described))):
         unit = math.prod(w.size for w in described[i + 1 :])
         yield windows.line(described, i, lengths), unit

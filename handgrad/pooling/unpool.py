@@ -308,10 +308,8 @@ def _max_unpool_fwd(x, indices, spec):
 def _max_unpool_bwd(spec, residuals, dy):
     """dx[p] = dy[t[p]]: of the window's pixels the one at the offset."""
     (offset,) = residuals
-    image = windows.pad(dy, spec.windows)
     dx = jnp.zeros_like(offset, dy.dtype)
-    for k, place in enumerate(windows.places(spec.windows)):
-        view = windows.view(image, place, spec.windows)
+    for k, view in enumerate(windows.views(dy, spec.windows)):
         dx = jnp.where(offset == k, view, dx)
     return dx, None
 

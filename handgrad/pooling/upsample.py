@@ -28,7 +28,7 @@ from jax import lax
 
 from handgrad import sharding
 from handgrad.arguments import zero
-from handgrad.windows import Window, Windows
+from handgrad.windows import Window, Windows, join_parts, parts_of_rows
 
 # Below this many channels the innermost loop is too short to fill the vector unit: then
 # a line's pixels of one residue and their channels become one axis.
@@ -81,9 +81,12 @@ def upsample(
     arrays = [values] if offset is None else [values, offset]
     joins = _joins_channels(values, axes)
     shifts = math.prod(len(axis.places) for axis in axes)
-    if apart or joins or shifts > FEW_SHIFTS:
-        arrays = [_pad(x, axes, windows) for x in arrays]
+    parts = parts_of_rows(windows)
+    if apart or joins or shifts > FEW_SHIFTS or parts > 1:
+        arrays = [_pad(x, axes, windows, parts) for x in arrays]
         axes = [dataclasses.replace(axis, before=max(axis.places)) for axis in axes]
+    if parts > 1:
+        axes[0] = dataclasses.replace(axes[0], count=axes[0].count // parts)
     if joins:
         *rows, line = axes
         joined = [sharding.merge(x, x.ndim - 2, x.ndim) for x in arrays]
@@ -99,6 +102,7 @@ def upsample(
             x = sharding.merge(x, x.ndim - 3, x.ndim - 1)
     else:
         x = _sum(arrays, axes, step)
+    x = join_parts(x, windows, parts)
     for axis, w in enumerate(windows, x.ndim - 1 - len(windows)):
         if x.shape[axis] != w.input:
             x = lax.slice_in_dim(x, 0, w.dilated, w.input_dilation, axis)
@@ -146,15 +150,23 @@ def _axis(w: Window) -> _Axis:
     return _Axis(places or {0: np.full(w.stride, -1)}, count, w.size)
 
 
-def _pad(x: jax.Array, axes: Sequence[_Axis], windows: Windows) -> jax.Array:
+def _pad(
+    x: jax.Array, axes: Sequence[_Axis], windows: Windows, parts: int
+) -> jax.Array:
     """Adds windows outside of the image, which hold nothing, wherever some i − m is.
 
-    Entry i + max(m) − m is then window i − m.
+    Entry i + max(m) − m is then window i − m. Several parts of the rows have an axis of
+    their own, [..., parts, P/parts, Q, C].
     """
     config = [
         (max(axis.places), axis.count - min(axis.places) - w.output, 0)
         for axis, w in zip(axes, windows, strict=True)
     ]
+    if parts > 1:
+        (before, behind, _), *others = config
+        first = x.ndim - 1 - len(axes)
+        x = sharding.with_halos(x, first, parts, before, behind, _nothing(x))
+        config = [(0, 0, 0), *others]
     if not any(any(ends) for ends in config):
         return x
     config = [*[(0, 0, 0)] * (x.ndim - 1 - len(axes)), *config, (0, 0, 0)]
@@ -169,14 +181,9 @@ def _nothing(x: jax.Array) -> np.ndarray:
 
 def _part(x: jax.Array, start: int, stop: int, axis: int) -> jax.Array:
     """x[start:stop] along an axis, with `_nothing` beyond its ends."""
-    size = x.shape[axis]
-    first, last = min(max(start, 0), size), max(min(stop, size), 0)
-    part = lax.slice_in_dim(x, first, max(first, last), axis=axis)
     config = [(0, 0, 0)] * x.ndim
-    config[axis] = (first - start, stop - max(first, last), 0)
-    return (
-        part if part.shape[axis] == stop - start else lax.pad(part, _nothing(x), config)
-    )
+    config[axis] = (-start, stop - x.shape[axis], 0)
+    return lax.pad(x, _nothing(x), config)
 
 
 def _joins_channels(values: jax.Array, axes: Sequence[_Axis]) -> bool:

@@ -37,13 +37,10 @@ def views_of(
       described: one window for each spatial dimension.
       fill: what a window sees outside of the image; 0 by default.
     """
-    places = windows.places(described)
-    if _seen_in_place(described):
+    if _seen_in_place(described) and windows.parts_of_rows(described) == 1:
+        places = windows.places(described)
         return [_within(x, place, described, fill) for place in places]
-    image = windows.pad(x, described, fill)
-    if image is not x:
-        image = lax.optimization_barrier(image)
-    return [windows.view(image, place, described) for place in places]
+    return windows.views(x, described, fill)
 
 
 def _seen_in_place(described: Windows) -> bool:
@@ -99,7 +96,8 @@ def by_strips(
     def strips(x):
         return _strips(x, described, 0, compute)
 
-    if x.size < LARGE_IMAGE or not _seen_in_place(described):
+    small = x.size < LARGE_IMAGE or windows.parts_of_rows(described) > 1
+    if small or not _seen_in_place(described):
         return whole(x)
     return lax.platform_dependent(x, cpu=strips, default=whole)
 
