@@ -541,6 +541,38 @@ def test_halos_and_no_more(name):
     assert all(c.elements <= seen * row for c in moved)
 
 
+def test_what_gathers_rows_is_for_those_who_know_the_rows():
+    """An automatic mesh may split them later; the others tell when a rule is traced."""
+
+    def forward(channels, groups=1):
+        return handgrad.explain_choice(
+            (2, 32, 16, channels),
+            (3, 3, channels // groups, channels),
+            (1, 1),
+            "SAME",
+            feature_group_count=groups,
+            dimension_numbers=("NHWC", "HWIO", "NHWC"),
+            platform="cpu",
+        ).forward
+
+    def found():
+        return forward(128), forward(128, groups=32)
+
+    assert found() == ("rot180", "grouped")
+    with jax.set_mesh(mesh(AxisType.Auto)):
+        assert found() == ("rot180", "grouped")
+    with jax.set_mesh(mesh(AxisType.Explicit)):
+        assert found() == ("winograd", "block_diagonal")
+    within = []
+    jax.shard_map(
+        lambda x: within.append(found()) or x,
+        mesh=mesh(AxisType.Auto),
+        in_specs=P("data"),
+        out_specs=P("data"),
+    )(jnp.ones(4))
+    assert within == [("winograd", "block_diagonal")]
+
+
 EXPLICIT_ROWS = {
     "3x3": ({}, [(2, 32, 32, 64), (3, 3, 64, 64)]),  # elsewhere by winograd
     "strided": ({"strides": 2}, [(2, 32, 8, 4), (3, 3, 4, 4)]),
