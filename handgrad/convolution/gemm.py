@@ -74,10 +74,18 @@ def input_gradient(dy: jax.Array, kernel: jax.Array, spec: ConvSpec) -> jax.Arra
     """dX = Kᵀ dY, then col2im: [n p q g o] [kl c g o] -> [n p q kl g c]."""
     pixels = _LETTERS[: len(spec.windows)]
     g, where = groups.axis(spec.x_sharding, (*range(1 + len(pixels)), None), spec)
+    errors, rows = groups.split(dy, spec), _rows(kernel, spec)
+    # XLA turns the kernel over before the product. If that is more than the errors, it
+    # does not where they have an axis in common, be it of one group: 9 MB less for 3×3
+    # on 512 channels, and for 8 images of 2 to 7 px 1.1 to 3 times as fast.
+    alone = not g and rows.size > errors.size
+    if alone:
+        errors, rows = jnp.expand_dims(errors, -2), jnp.expand_dims(rows, -2)
+        g, where = "g", sharding.rearranged(where, (*range(2 + len(pixels)), None, -1))
     equation = f"n{pixels}{g}o,kc{g}o->n{pixels}k{g}c"
-    errors = groups.split(dy, spec)
-    dcolumns = _product(equation, errors, _rows(kernel, spec), spec, where)
-    return add_patches(groups.merge(dcolumns, spec), spec.windows)
+    dcolumns = _product(equation, errors, rows, spec, where)
+    dcolumns = jnp.squeeze(dcolumns, -2) if alone else groups.merge(dcolumns, spec)
+    return add_patches(dcolumns, spec.windows)
 
 
 def kernel_gradient(x: jax.Array, dy: jax.Array, spec: ConvSpec) -> jax.Array:
