@@ -7,41 +7,55 @@ batch norm's gradient into the nine sums of a depthwise kernel's. An
 reduction.
 """
 
-import functools
-
 import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import lax
 
+from handgrad import sharding
 
-@jax.custom_jvp
-def written_down(x: jax.Array) -> jax.Array:
+
+def written_down(x: jax.Array, after: jax.Array | None = None) -> jax.Array:
     """The same numbers, which others read rather than compute again.
 
     Args:
       x: real numbers; those of less than a byte are left as they are.
+      after: what is to exist before. XLA computes what depends on an activation alone
+        along with it: a copy for its kernel's gradient would be made in the forward
+        pass, and be kept until the backward pass comes by.
     """
     floating = jnp.issubdtype(x.dtype, jnp.floating)
-    size = (jnp.finfo if floating else jnp.iinfo)(x.dtype).bits
-    if size % 8:
+    if (jnp.finfo if floating else jnp.iinfo)(x.dtype).bits % 8:
         return x
-    reduced = functools.partial(_reduced, dtype=np.dtype(f"uint{size}"))
-    return lax.platform_dependent(x, cpu=reduced, default=lambda x: x)
+    # Of an array that devices may split one element would have to travel.
+    whole = not sharding.may_be_split() and (after is None or not sharding.of(after))
+    if after is not None and after.size and whole:
+        after = lax.stop_gradient(after[(0,) * after.ndim])
+        return _written_down(x, after.astype(jnp.float32))
+    return _written_down(x, None)
 
 
-@written_down.defjvp
+@jax.custom_jvp
+def _written_down(x: jax.Array, after: jax.Array | None) -> jax.Array:
+    return lax.platform_dependent(x, after, cpu=_reduced, default=lambda x, after: x)
+
+
+@_written_down.defjvp
 def _written_down_jvp(primals, tangents):
     """d y = d x, which the bits do not tell."""
-    return written_down(*primals), *tangents
+    return _written_down(*primals), tangents[0]
 
 
-def _reduced(x: jax.Array, dtype: np.dtype) -> jax.Array:
+def _reduced(x: jax.Array, after: jax.Array | None) -> jax.Array:
     """The maximum with zero of the bits, which XLA computes and stores in one loop.
 
     Of floating-point numbers it would be two more passes: a library's reduction.
     """
+    dtype = np.dtype(f"uint{8 * x.dtype.itemsize}")
     bits = lax.bitcast_convert_type(x, dtype)
+    zero = np.zeros((), dtype)
+    if after is not None:
+        zero = (after > np.inf).astype(dtype)  # as nothing is, but XLA does not know
     config = [(0, 1, 0), *[(0, 0, 0)] * x.ndim]
-    pair = lax.pad(lax.expand_dims(bits, [0]), np.zeros((), dtype), config)
+    pair = lax.pad(lax.expand_dims(bits, [0]), zero, config)
     return lax.bitcast_convert_type(lax.reduce_max(pair, (0,)), x.dtype)

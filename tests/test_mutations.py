@@ -311,7 +311,8 @@ def exchange_the_columns(monkeypatch):
 
 
 def turn_the_wrong_row(monkeypatch):
-    monkeypatch.setattr(mec, "written_down", lambda rows: jnp.roll(rows, 1, 0))
+    wrong = lambda rows, after: jnp.roll(rows, 1, 0)
+    monkeypatch.setattr(mec, "written_down", wrong)
 
 
 def misplace_a_point(monkeypatch):

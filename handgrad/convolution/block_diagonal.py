@@ -30,6 +30,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from handgrad import sharding, windows
+from handgrad.buffers import written_down
 from handgrad.convolution import groups, rot180
 from handgrad.convolution.spec import ConvSpec
 
@@ -64,7 +65,7 @@ def kernel_gradient(x: jax.Array, dy: jax.Array, spec: ConvSpec) -> jax.Array:
     image = windows.pad(x, spec.windows)
     image = sharding.split(image, x.ndim - 1, (b, x.shape[-1] // b))  # [n h w b rc]
     image = image.transpose(x.ndim, *range(1, x.ndim), 0)
-    image = sharding.merge(image, x.ndim - 1, x.ndim + 1)
+    image = written_down(sharding.merge(image, x.ndim - 1, x.ndim + 1), after=dy)
     along = tuple(
         windows.Window(w.covered, w.output, w.dilation, dilation=w.stride)
         for w in spec.windows

@@ -99,7 +99,7 @@ def kernel_gradient(x: jax.Array, dy: jax.Array, spec: ConvSpec) -> jax.Array:
         start = i * height
         seen = lax.dynamic_slice_in_dim(image, start * rows.stride, reach, axis=1)
         error = lax.dynamic_slice_in_dim(errors, start, height, axis=1)
-        pair = _turned_image(seen, columns), _turned_error(error)
+        pair = _turned_image(seen, columns, error), _turned_error(error)
         lowered, error = lax.optimization_barrier(pair)
         return total + rot180.forward(lowered, error, one)
 
@@ -109,10 +109,10 @@ def kernel_gradient(x: jax.Array, dy: jax.Array, spec: ConvSpec) -> jax.Array:
     return dkernel.astype(x.dtype)
 
 
-def _turned_image(x: jax.Array, columns: Window) -> jax.Array:
+def _turned_image(x: jax.Array, columns: Window, error: jax.Array) -> jax.Array:
     """L of a block: [n h w c] -> [1 h lc nq], in the wide dtype."""
     x = x.astype(arguments.accumulator(x.dtype))
-    x = written_down(jnp.transpose(x, (1, 3, 0, 2)))
+    x = written_down(jnp.transpose(x, (1, 3, 0, 2)), after=error)
     last = columns.stride * (columns.output - 1) + 1
     starts = range(0, columns.extent, columns.dilation)
     views = [

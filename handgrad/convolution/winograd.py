@@ -127,7 +127,7 @@ class Winograd:
             x_sharding=spec.y_sharding,
             y_sharding=spec.x_sharding,
         )
-        exchanged = written_down(jnp.swapaxes(kernel, -1, -2))
+        exchanged = written_down(jnp.swapaxes(kernel, -1, -2), after=dy)
         return self._filter(dy, self._kernel_at_points(g[:, ::-1], exchanged), other)
 
     def _kernel_at_points(self, g: np.ndarray, kernel: jax.Array) -> jax.Array:
@@ -205,7 +205,7 @@ class Winograd:
         at, g, bt = matrices(self.m)
         dimensions = len(spec.windows)
         steps = self._steps(x.shape[0], max(x.shape[-1], dy.shape[-1]), spec)
-        image = self._image(x, steps, spec)
+        image = written_down(self._image(x, steps, spec), after=dy)
         errors = dy.astype(image.dtype)
         room = zip(image.shape[1:-1], spec.windows, strict=True)
         errors = _pad(errors, [(0, h - 2 - w.output) for h, w in room])
