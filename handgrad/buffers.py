@@ -12,7 +12,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax import lax
 
-from handgrad import sharding
+from handgrad import arguments, sharding
 
 
 def written_down(x: jax.Array, after: jax.Array | None = None) -> jax.Array:
@@ -27,12 +27,25 @@ def written_down(x: jax.Array, after: jax.Array | None = None) -> jax.Array:
     floating = jnp.issubdtype(x.dtype, jnp.floating)
     if (jnp.finfo if floating else jnp.iinfo)(x.dtype).bits % 8:
         return x
-    # Of an array that devices may split one element would have to travel.
-    whole = not sharding.may_be_split() and (after is None or not sharding.of(after))
-    if after is not None and after.size and whole:
-        after = lax.stop_gradient(after[(0,) * after.ndim])
-        return _written_down(x, after.astype(jnp.float32))
-    return _written_down(x, None)
+    return _written_down(x, None if after is None else _element(after))
+
+
+def zero_after(array: jax.Array, dtype: np.dtype) -> jax.Array | np.ndarray:
+    """A zero that is there after an array: what is padded with it is padded then."""
+    element = _element(array)
+    return arguments.zero(dtype) if element is None else _zero(element, dtype)
+
+
+def _element(array: jax.Array) -> jax.Array | None:
+    """One of an array's numbers; none of what devices may split, it would travel."""
+    if not array.size or sharding.may_be_split() or sharding.of(array) is not None:
+        return None
+    return lax.stop_gradient(array[(0,) * array.ndim]).astype(jnp.float32)
+
+
+def _zero(element: jax.Array, dtype: np.dtype) -> jax.Array:
+    """Nothing is more than infinity, but XLA does not know."""
+    return (element > np.inf).astype(dtype)
 
 
 @jax.custom_jvp
@@ -53,9 +66,7 @@ def _reduced(x: jax.Array, after: jax.Array | None) -> jax.Array:
     """
     dtype = np.dtype(f"uint{8 * x.dtype.itemsize}")
     bits = lax.bitcast_convert_type(x, dtype)
-    zero = np.zeros((), dtype)
-    if after is not None:
-        zero = (after > np.inf).astype(dtype)  # as nothing is, but XLA does not know
+    zero = np.zeros((), dtype) if after is None else _zero(after, dtype)
     config = [(0, 1, 0), *[(0, 0, 0)] * x.ndim]
     pair = lax.pad(lax.expand_dims(bits, [0]), zero, config)
     return lax.bitcast_convert_type(lax.reduce_max(pair, (0,)), x.dtype)

@@ -184,7 +184,9 @@ def _on_spatial(x: jax.Array, entries: Sequence, *, other) -> list:
     return [other] * before + list(entries) + [other]
 
 
-def pad(x: jax.Array, windows: Windows, fill: np.ndarray | None = None) -> jax.Array:
+def pad(
+    x: jax.Array, windows: Windows, fill: jax.Array | np.ndarray | None = None
+) -> jax.Array:
     """Returns the image padded (or cropped) to exactly what the windows see.
 
     Args:
@@ -235,7 +237,7 @@ def view(padded: jax.Array, place: Sequence[int], windows: Windows) -> jax.Array
 def views(
     x: jax.Array,
     windows: Windows,
-    fill: np.ndarray | None = None,
+    fill: jax.Array | np.ndarray | None = None,
     once: Callable[[jax.Array], jax.Array] = lambda x: x,
 ) -> list[jax.Array]:
     """Returns the pixels of every window, [..., P, Q, C] for each place, in order.
@@ -256,7 +258,7 @@ def views(
 
 
 def padded_parts(
-    x: jax.Array, windows: Windows, fill: np.ndarray | None = None
+    x: jax.Array, windows: Windows, fill: jax.Array | np.ndarray | None = None
 ) -> tuple[jax.Array, Windows, int]:
     """Returns what `pad` does, in parts, the windows of a part, and how many there are.
 

@@ -298,8 +298,8 @@ def exchange_groups_and_examples(monkeypatch):
 def reverse_the_frames(monkeypatch):
     right = slices._frames
 
-    def wrong(x, spec):
-        places, frames = zip(*right(x, spec), strict=True)
+    def wrong(*arguments):
+        places, frames = zip(*right(*arguments), strict=True)
         return zip(places, frames[::-1], strict=True)
 
     monkeypatch.setattr(slices, "_frames", wrong)

@@ -35,7 +35,7 @@ import jax.numpy as jnp
 from jax import lax
 
 from handgrad import arguments, sharding, windows
-from handgrad.buffers import written_down
+from handgrad.buffers import written_down, zero_after
 from handgrad.convolution import blocks, rot180
 from handgrad.convolution.spec import ConvSpec
 from handgrad.windows import Window
@@ -84,7 +84,8 @@ def kernel_gradient(x: jax.Array, dy: jax.Array, spec: ConvSpec) -> jax.Array:
     height = -(-rows.output // max(steps, 1))
     reach = (height - 1) * rows.stride + rows.extent
     more = steps * height - rows.output
-    image = blocks.longer(windows.pad(x, spec.windows), more * rows.stride)
+    image = windows.pad(x, spec.windows, zero_after(dy, x.dtype))
+    image = blocks.longer(image, more * rows.stride)
     image, errors = lax.optimization_barrier((image, blocks.longer(dy, more)))
     shape = (1, rows.size, columns.size * x.shape[-1], dy.shape[-1])
     along_rows = Window(reach, height, rows.dilation, dilation=rows.stride)

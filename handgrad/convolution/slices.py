@@ -18,9 +18,11 @@ import functools
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax import lax
 
 from handgrad import arguments, sharding, windows
+from handgrad.buffers import zero_after
 from handgrad.convolution import engines
 from handgrad.convolution.spec import ConvSpec
 
@@ -62,7 +64,7 @@ def kernel_gradient(x: jax.Array, dy: jax.Array, spec: ConvSpec) -> jax.Array:
     one, errors = _slice(spec), sharding.merge(dy, 0, 2)
     slices = (
         engines.compute("kernel_gradient", frames, errors, one)
-        for _, frames in _frames(x, spec)
+        for _, frames in _frames(x, spec, zero_after(dy, x.dtype))
     )
     return jnp.stack(list(slices))
 
@@ -87,10 +89,10 @@ def _line(spec: ConvSpec) -> windows.Windows:
     return first, *(windows.Window(w.input, 1) for w in others)
 
 
-def _frames(x: jax.Array, spec: ConvSpec):
+def _frames(x: jax.Array, spec: ConvSpec, zero: jax.Array | np.ndarray | None = None):
     """Each slice of the kernel with the frame that every window sees: [nf h w c]."""
     line = _line(spec)
-    image = lax.optimization_barrier(windows.pad(x, line))
+    image = lax.optimization_barrier(windows.pad(x, line, zero))
     for place in windows.places(line):
         yield place[0], sharding.merge(windows.view(image, place, line), 0, 2)
 

@@ -22,7 +22,7 @@ import jax.numpy as jnp
 from jax import lax
 
 from handgrad import arguments, sharding, windows
-from handgrad.buffers import written_down
+from handgrad.buffers import written_down, zero_after
 from handgrad.convolution import blocks, groups
 from handgrad.convolution.spec import ConvSpec
 
@@ -150,32 +150,35 @@ def _sums_of_products(x, dy, spec: ConvSpec) -> list[jax.Array]:
     wide = arguments.accumulator(x.dtype)
     if not spec.windows:
         return [jnp.sum(x.astype(wide) * dy.astype(wide), axis=0)[None]]
-    image, described, parts = windows.padded_parts(x, spec.windows)
-    if parts > 1:
+    if (parts := windows.parts_of_rows(spec.windows)) > 1:
         dy = sharding.with_halos(dy, 1, parts, 0, 0)
-    axis = dy.ndim - 1 - len(described)
+    axis = dy.ndim - 1 - len(spec.windows)
     where = sharding.of(dy)
     at_once = max(_BLOCK * dy.shape[axis] // max(dy.size, 1), 1)
     steps = -(-dy.shape[axis] // at_once)
     rows = -(-dy.shape[axis] // max(steps, 1))
-    first, *others = described
+    if steps <= 1:  # what a loop reads is written down anyway
+        dy = _once(dy, spec)
+    zero = zero_after(dy, x.dtype)
+    image, described, _ = windows.padded_parts(x, spec.windows, zero)
     if steps > 1:
+        first, *others = described
         more = steps * rows - dy.shape[axis]
         image = blocks.longer(image, more * first.stride, axis)
         dy = blocks.longer(dy, more, axis)
         reach = (rows - 1) * first.stride + first.extent
         described = (dataclasses.replace(first, input=reach), *others)
         image, dy = lax.optimization_barrier((image, dy))
-    else:  # what a loop reads is written down anyway
+    else:
         image = _once(x, spec) if image is x else lax.optimization_barrier(image)
-        dy = _once(dy, spec)
 
     def step(i: jax.Array | int, sums: tuple[jax.Array, ...]) -> tuple[jax.Array, ...]:
         errors, seen = dy, image
         if steps > 1:
             start = i * rows
             errors = lax.dynamic_slice_in_dim(dy, start, rows, axis)
-            seen = lax.dynamic_slice_in_dim(image, start * first.stride, reach, axis)
+            start *= described[0].stride
+            seen = lax.dynamic_slice_in_dim(image, start, described[0].input, axis)
         errors = errors.astype(wide)
         views = (windows.view(seen, k, described) for k in windows.places(described))
         return tuple(

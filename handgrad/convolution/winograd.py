@@ -49,7 +49,7 @@ import numpy as np
 from jax import lax
 
 from handgrad import arguments, sharding
-from handgrad.buffers import written_down
+from handgrad.buffers import written_down, zero_after
 from handgrad.convolution import blocks
 from handgrad.convolution.spec import ConvSpec
 from handgrad.windows import Window
@@ -205,7 +205,7 @@ class Winograd:
         at, g, bt = matrices(self.m)
         dimensions = len(spec.windows)
         steps = self._steps(x.shape[0], max(x.shape[-1], dy.shape[-1]), spec)
-        image = written_down(self._image(x, steps, spec), after=dy)
+        image = self._image(x, steps, spec, after=dy)
         errors = dy.astype(image.dtype)
         room = zip(image.shape[1:-1], spec.windows, strict=True)
         errors = _pad(errors, [(0, h - 2 - w.output) for h, w in room])
@@ -240,7 +240,9 @@ class Winograd:
         at_once = -(-tiles // max(examples * math.prod(others), 1))
         return blocks.count(rows, at_once)
 
-    def _image(self, x: jax.Array, steps: int, spec: ConvSpec) -> jax.Array:
+    def _image(
+        self, x: jax.Array, steps: int, spec: ConvSpec, after: jax.Array | None = None
+    ) -> jax.Array:
         """x, padded to whole blocks of tiles and two pixels more, in the wide dtype.
 
         Interpolation cancels: bfloat16 would have no digits left.
@@ -250,7 +252,8 @@ class Winograd:
         sizes = (self.m * t + 2 for t in tiles)
         room = zip(sizes, spec.windows, strict=True)
         x = x.astype(arguments.accumulator(x.dtype))
-        return _pad(x, [(w.low, h - w.low - w.input) for h, w in room])
+        pairs = [(w.low, h - w.low - w.input) for h, w in room]
+        return _pad(x, pairs, None if after is None else zero_after(after, x.dtype))
 
     def _at_points(
         self, matrix: np.ndarray, image: jax.Array, block: jax.Array, steps: int
@@ -284,9 +287,10 @@ def _flat(x: jax.Array, dimensions: int) -> jax.Array:
     return sharding.merge(x, 0, dimensions)
 
 
-def _pad(x: jax.Array, pairs: Sequence[tuple[int, int]]) -> jax.Array:
+def _pad(x: jax.Array, pairs: Sequence[tuple[int, int]], zero=None) -> jax.Array:
     config = [(0, 0, 0), *((low, high, 0) for low, high in pairs), (0, 0, 0)]
-    return lax.optimization_barrier(lax.pad(x, arguments.zero(x.dtype), config))
+    zero = arguments.zero(x.dtype) if zero is None else zero
+    return lax.optimization_barrier(lax.pad(x, zero, config))
 
 
 def _apply(matrix: np.ndarray, views: Sequence[jax.Array], axis: int) -> jax.Array:
