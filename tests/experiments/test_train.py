@@ -163,6 +163,7 @@ def losses(workdir):
     return np.array([record["loss"] for record in records_of(workdir)])
 
 
+@pytest.mark.several_devices
 @pytest.mark.parametrize(
     ("flags", "rtol"),
     [
@@ -193,6 +194,7 @@ def compiled_step(tmp_path, **flags):
     return compiled, size
 
 
+@pytest.mark.several_devices
 def test_memory_of_a_step(tmp_path):
     """The state is updated in place; parts and devices divide the activations."""
     whole, size = compiled_step(tmp_path)
@@ -209,6 +211,7 @@ def test_memory_of_a_step(tmp_path):
     assert "all-to-all" not in text
 
 
+@pytest.mark.several_devices
 def test_a_run_goes_on_on_other_devices(finished_run, run_copy):
     shutil.rmtree(run_copy / "checkpoints" / "12")
     flags = ["--resume", "--mesh", "data=8", "--workdir", str(run_copy)]
