@@ -5,6 +5,10 @@ XLA on a CPU moves what computes an array into the loop of each of its readers: 
 batch norm's gradient into the nine sums of a depthwise kernel's. An
 `optimization_barrier` is gone before that happens. What it does not move is a
 reduction.
+
+And it computes an array as soon as it can. A form of an activation that only the
+backward pass reads would be made along with the activation, and be kept until then:
+such an array is made *after* the error, which an element of the error sees to.
 """
 
 import jax
@@ -20,9 +24,7 @@ def written_down(x: jax.Array, after: jax.Array | None = None) -> jax.Array:
 
     Args:
       x: real numbers; those of less than a byte are left as they are.
-      after: what is to exist before. XLA computes what depends on an activation alone
-        along with it: a copy for its kernel's gradient would be made in the forward
-        pass, and be kept until the backward pass comes by.
+      after: what is to exist before.
     """
     floating = jnp.issubdtype(x.dtype, jnp.floating)
     if (jnp.finfo if floating else jnp.iinfo)(x.dtype).bits % 8:

@@ -10,6 +10,7 @@ import pytest
 from handgrad import (
     _dense,
     _dot_general,
+    buffers,
     cases,
     elementwise,
     local_response,
@@ -238,6 +239,12 @@ def drop_a_view(monkeypatch):
     monkeypatch.setattr(windows, "spread_views", wrong)
 
 
+def pad_with_ones(monkeypatch):
+    """The zero that waits for the error, forgotten."""
+    one = lambda element, dtype: jnp.ones((), dtype)
+    monkeypatch.setattr(buffers, "_zero", one)
+
+
 def shift_the_rows(monkeypatch):
     right = blocks.longer
     wrong = lambda x, n, axis=1: jnp.roll(right(x, n, axis), 1, axis)
@@ -338,6 +345,10 @@ MUTATIONS = [
     (reverse_the_views, "conv", "taps", ["depthwise"]),
     (drop_a_view, "conv", "taps", ["depthwise, one filter"]),
     (shift_the_rows, "conv", "taps", ["depthwise, one filter"]),
+    (pad_with_ones, "conv", "taps", ["depthwise, one filter"]),
+    (pad_with_ones, "conv", "mec", CONV),
+    (pad_with_ones, "conv", "slices", ["3-D"]),
+    (pad_with_ones, "conv", "winograd", ["asymmetric padding"]),
     (exchange_groups, "conv", "grouped", ["grouped"]),
     (take_another_diagonal, "conv", "grouped", ["grouped"]),
     (exchange_groups, "conv", "block_diagonal", ["narrow groups"]),

@@ -326,9 +326,8 @@ def may_take(formula: str, geometry: Geometry) -> bool:
 
     Of images that devices split XLA gathers what is convolved in groups
     (openxla/xla#47945); of rows that they split, what goes through in blocks of rows or
-    has its rows among the examples; and phases it moves. 3×3 on 128 channels, the rows
-    over two devices: 0.8 of XLA's own convolution, which exchanges the rows on the
-    border. Volumes in slices are still 2 to 3 times faster than that.
+    has its rows among the examples; and phases it moves. XLA's own convolution
+    exchanges the rows on the border, and is faster then; of volumes slices still are.
     """
     where = geometry.spec.x_sharding
     match formula:

@@ -151,7 +151,7 @@ def _sums_of_products(x, dy, spec: ConvSpec) -> list[jax.Array]:
     if not spec.windows:
         return [jnp.sum(x.astype(wide) * dy.astype(wide), axis=0)[None]]
     if (parts := windows.parts_of_rows(spec.windows)) > 1:
-        dy = sharding.with_halos(dy, 1, parts, 0, 0)
+        dy = sharding.split(dy, 1, (parts, dy.shape[1] // parts))
     axis = dy.ndim - 1 - len(spec.windows)
     where = sharding.of(dy)
     at_once = max(_BLOCK * dy.shape[axis] // max(dy.size, 1), 1)
