@@ -93,6 +93,11 @@ class Geometry:
         return self.x_shape[0]
 
     @property
+    def many_small(self) -> bool:
+        """Whether the examples together have as many tiles as a large image."""
+        return self.pixels >= 49 and self.examples * self.pixels >= 2000
+
+    @property
     def errors(self) -> int:
         """Numbers of dy, N·P·Q·O."""
         return self.examples * self.pixels * self.outputs
