@@ -8,7 +8,8 @@ reduction.
 
 And it computes an array as soon as it can. A form of an activation that only the
 backward pass reads would be made along with the activation, and be kept until then:
-such an array is made *after* the error, which an element of the error sees to.
+such an array is made *after* the error, which an element of the error sees to. By the
+same means one result is there after another.
 """
 
 import jax
@@ -38,6 +39,12 @@ def zero_after(array: jax.Array, dtype: np.dtype) -> jax.Array | np.ndarray:
     return arguments.zero(dtype) if element is None else _zero(element, dtype)
 
 
+def postponed(x: jax.Array, after: jax.Array) -> jax.Array:
+    """The same numbers, which are there after an array: one of them waits for it."""
+    element = _element(after)
+    return x if element is None or not x.size else _postponed(x, element)
+
+
 def _element(array: jax.Array) -> jax.Array | None:
     """One of an array's numbers; none of what devices may split, it would travel."""
     if not array.size or sharding.may_be_split() or sharding.of(array) is not None:
@@ -59,6 +66,24 @@ def _written_down(x: jax.Array, after: jax.Array | None) -> jax.Array:
 def _written_down_jvp(primals, tangents):
     """d y = d x, which the bits do not tell."""
     return _written_down(*primals), tangents[0]
+
+
+@jax.custom_jvp
+def _postponed(x: jax.Array, after: jax.Array) -> jax.Array:
+    return lax.platform_dependent(x, after, cpu=_one_chosen, default=lambda x, _: x)
+
+
+@_postponed.defjvp
+def _postponed_jvp(primals, tangents):
+    """d y = d x: it is the same number."""
+    return _postponed(*primals), tangents[0]
+
+
+def _one_chosen(x: jax.Array, after: jax.Array) -> jax.Array:
+    """The first number is chosen, in its place, before another that never is."""
+    first = lax.slice(x, (0,) * x.ndim, (1,) * x.ndim)
+    first = jnp.where(after > np.inf, jnp.zeros_like(first), first)
+    return lax.dynamic_update_slice(x, first, (0,) * x.ndim)
 
 
 def _reduced(x: jax.Array, after: jax.Array | None) -> jax.Array:

@@ -25,7 +25,8 @@ import jax.numpy as jnp
 from jax import lax
 
 from handgrad import arguments
-from handgrad.convolution.spec import ConvSpec
+from handgrad.buffers import written_down
+from handgrad.convolution.spec import ConvSpec, fills_the_cores
 
 _LETTERS = "HWDT"  # spatial dimensions, as `dimension_numbers` wants them named
 
@@ -78,7 +79,7 @@ def input_gradient(dy: jax.Array, kernel: jax.Array, spec: ConvSpec) -> jax.Arra
     dilated = [w.stride * (w.output - 1) + 1 if w.output else 0 for w in spec.windows]
     return _convolve(
         dy,
-        lax.rev(_exchange_channels(kernel, spec), range(len(spec.windows))),
+        _turned(kernel, dy, spec),
         window_strides=[w.input_dilation for w in spec.windows],
         padding=[
             (w.extent - 1 - w.low, w.dilated + w.low - errors)
@@ -86,25 +87,28 @@ def input_gradient(dy: jax.Array, kernel: jax.Array, spec: ConvSpec) -> jax.Arra
         ],
         lhs_dilation=[w.stride for w in spec.windows],
         rhs_dilation=[w.dilation for w in spec.windows],
-        dimension_numbers=(image, _layout(spec, "", "OI"), image),
+        dimension_numbers=(image, _layout(spec, "", "IO"), image),
         feature_group_count=spec.feature_group_count,
         precision=spec.precision,
         out_sharding=spec.x_sharding,
     )
 
 
-def _exchange_channels(kernel: jax.Array, spec: ConvSpec) -> jax.Array:
-    """[k l c/g o] -> [k l c o/g]: what was an output channel becomes an input channel.
+def _turned(kernel: jax.Array, dy: jax.Array, spec: ConvSpec) -> jax.Array:
+    """rot180(kernel): [k l c/g o] -> [k l o/g c], inputs and outputs exchanged.
 
-    Without groups the layout "OI" alone exchanges them.
+    XLA would turn it before the forward pass, and keep it until the error is there.
     """
     groups = spec.feature_group_count
+    turned = lax.rev(kernel, range(len(spec.windows)))
     if groups == 1:
-        return kernel
-    spatial, (inputs, outputs) = kernel.shape[:-2], kernel.shape[-2:]
-    kernel = kernel.reshape(*spatial, inputs, groups, outputs // groups)
-    kernel = jnp.swapaxes(kernel, -3, -2)  # [k l g c/g o/g]
-    return kernel.reshape(*spatial, groups * inputs, outputs // groups)
+        turned = jnp.swapaxes(turned, -2, -1)
+    else:
+        *spatial, inputs, outputs = kernel.shape
+        turned = turned.reshape(*spatial, inputs, groups, outputs // groups)
+        turned = jnp.swapaxes(turned, -3, -1)  # [k l o/g g c/g]
+        turned = turned.reshape(*spatial, outputs // groups, groups * inputs)
+    return written_down(turned, after=dy) if fills_the_cores(dy, kernel) else turned
 
 
 def kernel_gradient(x: jax.Array, dy: jax.Array, spec: ConvSpec) -> jax.Array:

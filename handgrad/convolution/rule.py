@@ -26,10 +26,12 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 from jax import lax
+from jax.custom_derivatives import SymbolicZero
 from jax.sharding import NamedSharding
 
 from handgrad import arguments, sharding, windows
 from handgrad import bias as _bias
+from handgrad.buffers import postponed
 from handgrad.convolution import (
     block_diagonal,
     choose,
@@ -44,7 +46,7 @@ from handgrad.convolution import (
     winograd,
 )
 from handgrad.convolution.geometry import Geometry
-from handgrad.convolution.spec import ConvFormulas, ConvSpec
+from handgrad.convolution.spec import ConvFormulas, ConvSpec, fills_the_cores
 from handgrad.rules import RULES, Formula, register
 
 FORMULAS: dict[str, ModuleType | winograd.Winograd] = {
@@ -107,17 +109,26 @@ def _conv(x, kernel, spec) -> jax.Array:
 
 
 def _conv_fwd(x, kernel, spec):
-    residuals = (x, kernel)  # bilinear: each is the other's derivative
-    return _conv(x, kernel, spec), residuals
+    # Bilinear: each is the other's derivative. An image itself asks for no error.
+    residuals = (x.value, kernel.value, () if x.perturbed else None)
+    return _conv(x.value, kernel.value, spec), residuals
 
 
 def _conv_bwd(spec, residuals, dy):
     """dx = ∂T/∂x, dkernel = ∂T/∂kernel at δ = dy."""
-    x, kernel = residuals
-    return _input_gradient(dy, kernel, spec), _kernel_gradient(x, dy, spec)
+    x, kernel, asked = residuals
+    if isinstance(dy, SymbolicZero):
+        return jnp.zeros_like(x), jnp.zeros_like(kernel)
+    dx = jnp.asarray(_input_gradient(dy, kernel, spec))
+    dkernel = jnp.asarray(_kernel_gradient(x, dy, spec))
+    if asked is not None and fills_the_cores(dy, kernel):
+        # One after the other: side by side they share the cache, and the update of a
+        # donated kernel, which dx reads, would find it in use and leave it to a copy.
+        dkernel = postponed(dkernel, after=dx)
+    return dx, dkernel
 
 
-_conv.defvjp(_conv_fwd, _conv_bwd)
+_conv.defvjp(_conv_fwd, _conv_bwd, symbolic_zeros=True)
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(2,))

@@ -1,8 +1,10 @@
 """The static description of a convolution, and the names of its three formulas."""
 
 import dataclasses
+import math
 from typing import Any
 
+import jax
 from jax.sharding import NamedSharding
 
 from handgrad.windows import Windows
@@ -56,3 +58,13 @@ class ConvSpec:
     def splits_pixels(self) -> bool:
         """Whether an explicit mesh splits images of x along a spatial dimension."""
         return self.x_sharding is not None and any(self.x_sharding.spec[1:-1])
+
+
+# Of a gradient's multiplications, that occupy two cores for half a millisecond.
+_MANY_PRODUCTS = 2**26
+
+
+def fills_the_cores(dy: jax.Array, kernel: jax.Array) -> bool:
+    """Whether either gradient is work for all cores, N·P·Q·O · K·L·C/G products."""
+    places_and_inputs = math.prod(kernel.shape[:-1])
+    return dy.size * places_and_inputs >= _MANY_PRODUCTS
