@@ -232,14 +232,10 @@ TABLE = (
     ),
     Line(
         lambda g: (
-            g.three_by_three
-            and g.least >= 128
-            and g.most <= 192
-            and (g.pixels >= 200 or g.many_small)
+            g.three_by_three and g.least >= 128 and g.most <= 192 and g.pixels >= 200
         ),
-        "3×3 on 128 channels, 16 to 56 px: 1.3 to 1.6; 32 examples of 8 px 1.4; "
-        "error 1 to 3 times autodiff's; 64 channels of 16 and 28 px 1.2 to 1.5 alone, "
-        "not faster in a network",
+        "3×3 on 128 channels, 16 to 56 px: 1.3 to 1.6; error 1 to 3 times autodiff's; "
+        "64 channels of 16 and 28 px 1.2 to 1.5 alone, not faster in a network",
         forward="winograd",
         input_gradient="winograd",
     ),
@@ -247,8 +243,8 @@ TABLE = (
         lambda g: (
             g.three_by_three and g.least >= 64 and 128 <= g.most <= 192 and g.many_small
         ),
-        "3×3 from 64 to 128 channels, 32 examples of 8 px to 8 of 28 px: forward 1.3 "
-        "to 1.5, input gradient 1.05 to 1.3; 8 of 14 px 1.1 and 0.9",
+        "3×3 on 64 or 128 channels to 128, 32 examples of 8 px to 8 of 28 px: forward "
+        "1.3 to 1.5, input gradient 1.05 to 1.4; 8 of 14 px 1.1 and 0.9",
         forward="winograd",
         input_gradient="winograd",
     ),
