@@ -25,6 +25,7 @@ import jax
 import jax.numpy as jnp
 
 from handgrad import arguments, sharding, windows
+from handgrad.buffers import written_down
 from handgrad.convolution import groups
 from handgrad.convolution.spec import ConvSpec
 from handgrad.rules import RULES, register
@@ -85,7 +86,8 @@ def input_gradient(dy: jax.Array, kernel: jax.Array, spec: ConvSpec) -> jax.Arra
     equation = f"n{pixels}{g}o,kc{g}o->n{pixels}k{g}c"
     dcolumns = _product(equation, errors, rows, spec, where)
     dcolumns = jnp.squeeze(dcolumns, -2) if alone else groups.merge(dcolumns, spec)
-    return add_patches(dcolumns, spec.windows)
+    dx = add_patches(dcolumns, spec.windows)
+    return dx if windows.disjoint(spec.windows) else written_down(dx)
 
 
 def kernel_gradient(x: jax.Array, dy: jax.Array, spec: ConvSpec) -> jax.Array:

@@ -82,13 +82,17 @@ def kernel_gradient(x: jax.Array, dy: jax.Array, spec: ConvSpec) -> jax.Array:
     at_once = max(round(_PIXELS / max(dy.shape[0] * columns.output, 1)), 1)
     steps = blocks.count(rows.output, at_once)
     height = -(-rows.output // max(steps, 1))
-    reach = (height - 1) * rows.stride + rows.extent
     more = steps * height - rows.output
-    image = windows.pad(x, spec.windows, zero_after(dy, x.dtype))
+    padded, along_rows = spec.windows, _error_as_window(rows, height)
+    if steps <= 1 and rows.input >= rows.size:
+        # No blocks are cut: the convolution itself pads the rows.
+        padded = _columns(spec)
+        ends = {"low": rows.low, "high": rows.covered - rows.low - rows.input}
+        along_rows = dataclasses.replace(along_rows, input=rows.input, **ends)
+    image = windows.pad(x, padded, zero_after(dy, x.dtype))
     image = blocks.longer(image, more * rows.stride)
     image, errors = lax.optimization_barrier((image, blocks.longer(dy, more)))
     shape = (1, rows.size, columns.size * x.shape[-1], dy.shape[-1])
-    along_rows = Window(reach, height, rows.dilation, dilation=rows.stride)
     where = sharding.rearranged(spec.kernel_sharding, (None, None, -2, -1))
     one = ConvSpec(
         windows=(along_rows, Window(shape[2], 1)),
@@ -98,7 +102,8 @@ def kernel_gradient(x: jax.Array, dy: jax.Array, spec: ConvSpec) -> jax.Array:
 
     def step(i: jax.Array, total: jax.Array) -> jax.Array:
         start = i * height
-        seen = lax.dynamic_slice_in_dim(image, start * rows.stride, reach, axis=1)
+        size = along_rows.input
+        seen = lax.dynamic_slice_in_dim(image, start * rows.stride, size, axis=1)
         error = lax.dynamic_slice_in_dim(errors, start, height, axis=1)
         pair = _turned_image(seen, columns, error), _turned_error(error)
         lowered, error = lax.optimization_barrier(pair)
@@ -108,6 +113,12 @@ def kernel_gradient(x: jax.Array, dy: jax.Array, spec: ConvSpec) -> jax.Array:
     dkernel = lax.fori_loop(0, steps, step, dkernel)
     dkernel = sharding.split(dkernel[0], 1, (columns.size, x.shape[-1]))
     return dkernel.astype(x.dtype)
+
+
+def _error_as_window(rows: Window, height: int) -> Window:
+    """dy's rows of a block as the window: stride and dilation exchange places."""
+    reach = (height - 1) * rows.stride + rows.extent
+    return Window(reach, height, rows.dilation, dilation=rows.stride)
 
 
 def _turned_image(x: jax.Array, columns: Window, error: jax.Array) -> jax.Array:

@@ -108,7 +108,8 @@ def _turned(kernel: jax.Array, dy: jax.Array, spec: ConvSpec) -> jax.Array:
         turned = turned.reshape(*spatial, inputs, groups, outputs // groups)
         turned = jnp.swapaxes(turned, -3, -1)  # [k l o/g g c/g]
         turned = turned.reshape(*spatial, outputs // groups, groups * inputs)
-    return written_down(turned, after=dy) if fills_the_cores(dy, kernel) else turned
+    large = fills_the_cores(dy, kernel) or kernel.size > dy.size
+    return written_down(turned, after=dy) if large else turned
 
 
 def kernel_gradient(x: jax.Array, dy: jax.Array, spec: ConvSpec) -> jax.Array:

@@ -117,11 +117,15 @@ def _conv_bwd(spec, residuals, dy):
     """dx = ∂T/∂x, dkernel = ∂T/∂kernel at δ = dy."""
     x, kernel, asked = residuals
     dx = jnp.asarray(_input_gradient(dy, kernel, spec))
-    dkernel = jnp.asarray(_kernel_gradient(x, dy, spec))
-    if asked is not None and fills_the_cores(dy, kernel):
+    in_order = asked is not None and fills_the_cores(dy, kernel)
+    if in_order:
         # One after the other: side by side they share the cache, and the update of a
         # donated kernel, which dx reads, would find it in use and leave it to a copy.
-        dkernel = postponed(dkernel, after=dx)
+        dy = postponed(dy, after=dx)
+    dkernel = jnp.asarray(_kernel_gradient(x, dy, spec))
+    if in_order and kernel.size > dy.size:
+        # A large dkernel is used and given back before the layer before is begun.
+        dx = postponed(dx, after=dkernel)
     return dx, dkernel
 
 

@@ -60,8 +60,8 @@ class ConvSpec:
         return self.x_sharding is not None and any(self.x_sharding.spec[1:-1])
 
 
-# Of a gradient's multiplications, that occupy two cores for half a millisecond.
-_MANY_PRODUCTS = 2**26
+# Of a gradient's multiplications, that occupy two cores for a tenth of a millisecond.
+_MANY_PRODUCTS = 2**24
 
 
 def fills_the_cores(dy: jax.Array, kernel: jax.Array) -> bool:

@@ -211,7 +211,9 @@ def _extremum_and_offset_bwd(spec, residuals, cotangents):
     """dx[h] = Σ_k [offset[p] = k] dy[p] over the windows p that hold h at place k."""
     (offset,), (dy, _) = residuals, cotangents
     total = dy.astype(arguments.accumulator(dy.dtype))
-    return (_hand_back(total, offset, spec).astype(dy.dtype),)
+    dx = _hand_back(total, offset, spec).astype(dy.dtype)
+    # Windows that overlap are many terms for a norm's or a relu's loops to add up anew.
+    return (written_down(dx) if _overlap(spec) else dx,)
 
 
 extremum_and_offset.defvjp(_extremum_and_offset_fwd, _extremum_and_offset_bwd)
@@ -373,8 +375,7 @@ def search_in_one_pass(
 def _hand_back(dy, offset, spec):
     """Each window's error to its maximum, in the order of `_lines` turned round."""
     at_once = spec.places <= windows.MANY_PLACES or len(spec.windows) == 1
-    overlapping = any(w.stride < w.extent for w in spec.windows)
-    if at_once or not overlapping:
+    if at_once or not _overlap(spec):
         return upsample(dy, spec.windows, offset)
     lengths = [w.output for w in spec.windows]
     for i, w in enumerate(spec.windows):
@@ -387,6 +388,10 @@ def _hand_back(dy, offset, spec):
             offset = upsample(offset, line, place, largest, apart=True)
         lengths[i] = w.input
     return dy
+
+
+def _overlap(spec):
+    return any(w.stride < w.extent for w in spec.windows)
 
 
 def _is_nan(x):

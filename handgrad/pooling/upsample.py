@@ -28,6 +28,7 @@ from jax import lax
 
 from handgrad import sharding
 from handgrad.arguments import zero
+from handgrad.buffers import zero_after
 from handgrad.windows import Window, Windows, join_parts, parts_of_rows
 
 # Below this many channels the innermost loop is too short to fill the vector unit: then
@@ -179,11 +180,13 @@ def _nothing(x: jax.Array) -> np.ndarray:
     return np.array(-1 if signed else 0, x.dtype)
 
 
-def _part(x: jax.Array, start: int, stop: int, axis: int) -> jax.Array:
-    """x[start:stop] along an axis, with `_nothing` beyond its ends."""
+def _part(
+    x: jax.Array, nothing: jax.Array | np.ndarray, start: int, stop: int, axis: int
+) -> jax.Array:
+    """x[start:stop] along an axis, with nothing beyond its ends."""
     config = [(0, 0, 0)] * x.ndim
     config[axis] = (-start, stop - x.shape[axis], 0)
-    return lax.pad(x, _nothing(x), config)
+    return lax.pad(x, nothing, config)
 
 
 def _joins_channels(values: jax.Array, axes: Sequence[_Axis]) -> bool:
@@ -211,12 +214,18 @@ def _sum(
     first = arrays[0].ndim - len(axes) - (0 if unit else 1)  # the first spatial axis
     apart = axes[:-1] if unit else axes  # those with an axis of residues beside i
 
-    def shifted(x: jax.Array, shifts: Sequence[int]) -> jax.Array:
+    nothing: list[Any] = [_nothing(x) for x in arrays]
+    if len(arrays) > 1:
+        # Else XLA pads the offsets before there are values, and keeps them twice.
+        nothing[1] = nothing[1] + zero_after(arrays[0], arrays[1].dtype)
+
+    def shifted(x: jax.Array, nothing: Any, shifts: Sequence[int]) -> jax.Array:
         """What the windows i − m hold, [..., I, 1, J, 1, C]."""
         for number, (axis, m) in enumerate(zip(axes, shifts, strict=True)):
             each = unit if unit and axis is axes[-1] else 1
             start = axis.before - m
-            x = _part(x, each * start, each * (start + axis.count), first + number)
+            stop = start + axis.count
+            x = _part(x, nothing, each * start, each * stop, first + number)
         return lax.expand_dims(x, [first + 2 * i + 1 for i in range(len(apart))])
 
     def table(shifts: Sequence[int]) -> np.ndarray:
@@ -235,7 +244,8 @@ def _sum(
     total: Any = None
     for shifts in itertools.product(*(axis.places for axis in axes)):
         places = table(shifts)
-        value, *offset = (shifted(x, shifts) for x in arrays)
+        pairs = zip(arrays, nothing, strict=True)
+        value, *offset = (shifted(*pair, shifts) for pair in pairs)
         chosen = jnp.asarray(places >= 0)
         if offset:
             chosen = offset[0].astype(np.int32) == places
