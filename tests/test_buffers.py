@@ -142,3 +142,14 @@ def test_an_image_that_asks_for_no_error_gets_none():
     ]
     # Two layers forward and two kernels' gradients, one image's gradient or two.
     assert flops[0] < 0.9 * flops[1]
+
+
+def test_a_kernel_that_asks_for_no_error_gets_none():
+    def flops(argnums):
+        loss = lambda x, kernel: jnp.sum(jnp.tanh(handgrad.conv(x, kernel)))
+        gradient = jax.jit(jax.grad(loss, argnums))
+        lowered = gradient.lower(jnp.ones((8, 4, 4, 512)), jnp.ones((3, 3, 512, 512)))
+        return lowered.compile().cost_analysis()["flops"]
+
+    # Forward and one gradient, or two.
+    assert flops(0) < 0.8 * flops((0, 1))

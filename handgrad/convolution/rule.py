@@ -108,16 +108,18 @@ def _conv(x, kernel, spec) -> jax.Array:
 
 
 def _conv_fwd(x, kernel, spec):
-    # Bilinear: each is the other's derivative. The data's image asks for no error.
-    residuals = (x.value, kernel.value, () if x.perturbed else None)
+    # Bilinear: each is the other's derivative. The data's image asks for no error, nor
+    # does a kernel that is not trained: the other must not wait for it.
+    both = () if x.perturbed and kernel.perturbed else None
+    residuals = (x.value, kernel.value, both)
     return _conv(x.value, kernel.value, spec), residuals
 
 
 def _conv_bwd(spec, residuals, dy):
     """dx = ∂T/∂x, dkernel = ∂T/∂kernel at δ = dy."""
-    x, kernel, asked = residuals
+    x, kernel, both = residuals
     dx = jnp.asarray(_input_gradient(dy, kernel, spec))
-    in_order = asked is not None and fills_the_cores(dy, kernel)
+    in_order = both is not None and fills_the_cores(dy, kernel)
     if in_order:
         # One after the other: side by side they share the cache, and the update of a
         # donated kernel, which dx reads, would find it in use and leave it to a copy.
