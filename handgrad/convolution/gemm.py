@@ -87,6 +87,7 @@ def input_gradient(dy: jax.Array, kernel: jax.Array, spec: ConvSpec) -> jax.Arra
     dcolumns = _product(equation, errors, rows, spec, where)
     dcolumns = jnp.squeeze(dcolumns, -2) if alone else groups.merge(dcolumns, spec)
     dx = add_patches(dcolumns, spec.windows)
+    # A norm's sums would add up the patches anew.
     return dx if windows.disjoint(spec.windows) else written_down(dx)
 
 

@@ -83,17 +83,16 @@ def kernel_gradient(x: jax.Array, dy: jax.Array, spec: ConvSpec) -> jax.Array:
     steps = blocks.count(rows.output, at_once)
     height = -(-rows.output // max(steps, 1))
     more = steps * height - rows.output
-    padded, along_rows = spec.windows, _error_as_window(rows, height)
-    if steps <= 1 and rows.input >= rows.size:
-        # No blocks are cut: the convolution itself pads the rows.
-        padded = _columns(spec)
-        ends = {"low": rows.low, "high": rows.covered - rows.low - rows.input}
-        along_rows = dataclasses.replace(along_rows, input=rows.input, **ends)
+    # Rows that no block cuts are padded by the convolution itself; where the kernel is
+    # larger than the image that costs a third.
+    whole = steps <= 1 and rows.input >= rows.size
+    padded = _columns(spec) if whole else spec.windows
     image = windows.pad(x, padded, zero_after(dy, x.dtype))
     image = blocks.longer(image, more * rows.stride)
     image, errors = lax.optimization_barrier((image, blocks.longer(dy, more)))
     shape = (1, rows.size, columns.size * x.shape[-1], dy.shape[-1])
     where = sharding.rearranged(spec.kernel_sharding, (None, None, -2, -1))
+    along_rows = _error_as_window(rows, height, whole)
     one = ConvSpec(
         windows=(along_rows, Window(shape[2], 1)),
         precision=spec.precision,
@@ -102,8 +101,8 @@ def kernel_gradient(x: jax.Array, dy: jax.Array, spec: ConvSpec) -> jax.Array:
 
     def step(i: jax.Array, total: jax.Array) -> jax.Array:
         start = i * height
-        size = along_rows.input
-        seen = lax.dynamic_slice_in_dim(image, start * rows.stride, size, axis=1)
+        reach = along_rows.input
+        seen = lax.dynamic_slice_in_dim(image, start * rows.stride, reach, axis=1)
         error = lax.dynamic_slice_in_dim(errors, start, height, axis=1)
         pair = _turned_image(seen, columns, error), _turned_error(error)
         lowered, error = lax.optimization_barrier(pair)
@@ -115,10 +114,17 @@ def kernel_gradient(x: jax.Array, dy: jax.Array, spec: ConvSpec) -> jax.Array:
     return dkernel.astype(x.dtype)
 
 
-def _error_as_window(rows: Window, height: int) -> Window:
-    """dy's rows of a block as the window: stride and dilation exchange places."""
-    reach = (height - 1) * rows.stride + rows.extent
-    return Window(reach, height, rows.dilation, dilation=rows.stride)
+def _error_as_window(rows: Window, height: int, whole: bool) -> Window:
+    """dy's rows of a block as the window: stride and dilation exchange places.
+
+    It slides over a block of padded rows, or over the `whole` image, which it pads.
+    """
+    if whole:
+        high = rows.covered - rows.low - rows.input
+        image = Window(rows.input, height, low=rows.low, high=high)
+    else:
+        image = Window((height - 1) * rows.stride + rows.extent, height)
+    return dataclasses.replace(image, stride=rows.dilation, dilation=rows.stride)
 
 
 def _turned_image(x: jax.Array, columns: Window, error: jax.Array) -> jax.Array:

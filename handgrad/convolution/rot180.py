@@ -108,7 +108,7 @@ def _turned(kernel: jax.Array, dy: jax.Array, spec: ConvSpec) -> jax.Array:
         turned = turned.reshape(*spatial, inputs, groups, outputs // groups)
         turned = jnp.swapaxes(turned, -3, -1)  # [k l o/g g c/g]
         turned = turned.reshape(*spatial, outputs // groups, groups * inputs)
-    large = fills_the_cores(dy, kernel) or kernel.size > dy.size
+    large = kernel.size > dy.size or fills_the_cores(dy, kernel)
     return written_down(turned, after=dy) if large else turned
 
 

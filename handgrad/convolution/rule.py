@@ -126,7 +126,8 @@ def _conv_bwd(spec, residuals, dy):
         dy = postponed(dy, after=dx)
     dkernel = jnp.asarray(_kernel_gradient(x, dy, spec))
     if in_order and kernel.size > dy.size:
-        # A large dkernel is used and given back before the layer before is begun.
+        # A large dkernel is used and given back before the layer before is begun. So it
+        # is computed even if the caller throws it away: `stop_gradient` asks for none.
         dx = postponed(dx, after=dkernel)
     return dx, dkernel
 

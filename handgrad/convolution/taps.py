@@ -24,7 +24,7 @@ from jax import lax
 from handgrad import arguments, sharding, windows
 from handgrad.buffers import written_down, zero_after
 from handgrad.convolution import blocks, groups
-from handgrad.convolution.spec import ConvSpec, fills_the_cores
+from handgrad.convolution.spec import ConvSpec
 
 # Each place is a term of its own to compile: 8×8 is where that stops being few.
 _MOST_PLACES = 64
@@ -74,10 +74,6 @@ def input_gradient(dy: jax.Array, kernel: jax.Array, spec: ConvSpec) -> jax.Arra
         return windows.spread_views(term, dy, spec.windows).astype(dy.dtype)
     errors = groups.split(_once(dy, spec), spec)
     g, where = groups.axis(spec.x_sharding, range(dy.ndim - 1), spec)
-    if not g and fills_the_cores(dy, kernel):
-        # XLA would turn the matrices before the forward pass, and keep them.
-        turned = written_down(jnp.swapaxes(kernel, -2, -1), after=dy)
-        kernel = jnp.swapaxes(turned, -2, -1)
 
     def piece(*place):
         matrix = groups.split(kernel[place], spec)
@@ -92,9 +88,12 @@ def kernel_gradient(x: jax.Array, dy: jax.Array, spec: ConvSpec) -> jax.Array:
     if _is_depthwise((x.shape[-1] // spec.feature_group_count, dy.shape[-1]), spec):
         places = _sums_of_products(x, dy, spec)
     else:
+        whole = spec.feature_group_count == math.prod(w.size for w in spec.windows) == 1
+        if whole and any(w.stride > 1 for w in spec.windows):
+            # Else XLA keeps the forward pass's view beside x, which others read anyway.
+            x = written_down(x, after=dy)
         views = [groups.split(view, spec) for _, view in _views(x, spec)]
         errors = groups.split(dy, spec)
-        whole = len(views) == 1 and spec.feature_group_count == 1
         product = _of_all_pixels if whole else _of_each_example
         places = [product(view, errors, dy.ndim - 1, spec) for view in views]
         places = [groups.merge(place, spec) for place in places]
@@ -109,9 +108,6 @@ def _of_all_pixels(view, errors, axes, spec: ConvSpec) -> jax.Array:
     gathers to merge them.
     """
     where = sharding.rearranged(spec.kernel_sharding, (-2, -1))
-    if any(w.stride > 1 for w in spec.windows):
-        # Beside x, which others keep anyway, the forward pass's view would be kept.
-        view = written_down(view, after=errors)
     if not sharding.may_be_split():
         view, errors = (sharding.merge(a, 0, axes) for a in (view, errors))
     at = "npqrs"[: view.ndim - 1]

@@ -212,7 +212,7 @@ def _extremum_and_offset_bwd(spec, residuals, cotangents):
     (offset,), (dy, _) = residuals, cotangents
     total = dy.astype(arguments.accumulator(dy.dtype))
     dx = _hand_back(total, offset, spec).astype(dy.dtype)
-    # Windows that overlap are many terms for a norm's or a relu's loops to add up anew.
+    # A norm's sums would add up the errors of overlapping windows anew, one at a time.
     return (written_down(dx) if _overlap(spec) else dx,)
 
 
@@ -391,6 +391,7 @@ def _hand_back(dy, offset, spec):
 
 
 def _overlap(spec):
+    """Whether a pixel may have the errors of several windows."""
     return any(w.stride < w.extent for w in spec.windows)
 
 

@@ -214,10 +214,10 @@ def _sum(
     first = arrays[0].ndim - len(axes) - (0 if unit else 1)  # the first spatial axis
     apart = axes[:-1] if unit else axes  # those with an axis of residues beside i
 
-    nothing: list[Any] = [_nothing(x) for x in arrays]
+    outside: list[Any] = [_nothing(x) for x in arrays]
     if len(arrays) > 1:
         # Else XLA pads the offsets before there are values, and keeps them twice.
-        nothing[1] = nothing[1] + zero_after(arrays[0], arrays[1].dtype)
+        outside[1] = outside[1] + zero_after(arrays[0], arrays[1].dtype)
 
     def shifted(x: jax.Array, nothing: Any, shifts: Sequence[int]) -> jax.Array:
         """What the windows i − m hold, [..., I, 1, J, 1, C]."""
@@ -244,7 +244,7 @@ def _sum(
     total: Any = None
     for shifts in itertools.product(*(axis.places for axis in axes)):
         places = table(shifts)
-        pairs = zip(arrays, nothing, strict=True)
+        pairs = zip(arrays, outside, strict=True)
         value, *offset = (shifted(*pair, shifts) for pair in pairs)
         chosen = jnp.asarray(places >= 0)
         if offset:
