@@ -108,27 +108,20 @@ def _conv(x, kernel, spec) -> jax.Array:
 
 
 def _conv_fwd(x, kernel, spec):
-    # Bilinear: each is the other's derivative. The data's image asks for no error, nor
-    # does a kernel that is not trained: the other must not wait for it.
-    both = () if x.perturbed and kernel.perturbed else None
-    residuals = (x.value, kernel.value, both)
+    # Bilinear: each is the other's derivative. The data's image asks for no error.
+    residuals = (x.value, kernel.value, () if x.perturbed else None)
     return _conv(x.value, kernel.value, spec), residuals
 
 
 def _conv_bwd(spec, residuals, dy):
     """dx = ∂T/∂x, dkernel = ∂T/∂kernel at δ = dy."""
-    x, kernel, both = residuals
+    x, kernel, asked = residuals
     dx = jnp.asarray(_input_gradient(dy, kernel, spec))
-    in_order = both is not None and fills_the_cores(dy, kernel)
-    if in_order:
+    dkernel = jnp.asarray(_kernel_gradient(x, dy, spec))
+    if asked is not None and fills_the_cores(dy, kernel):
         # One after the other: side by side they share the cache, and the update of a
         # donated kernel, which dx reads, would find it in use and leave it to a copy.
-        dy = postponed(dy, after=dx)
-    dkernel = jnp.asarray(_kernel_gradient(x, dy, spec))
-    if in_order and kernel.size > dy.size:
-        # A large dkernel is used and given back before the layer before is begun. So it
-        # is computed even if the caller throws it away: `stop_gradient` asks for none.
-        dx = postponed(dx, after=dkernel)
+        dkernel = postponed(dkernel, after=dx)
     return dx, dkernel
 
 
