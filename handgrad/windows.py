@@ -417,7 +417,8 @@ def spread_views(
 
     Args:
       term: maps a place (k, l, ...) and some of the array's pixels to what those hold
-        for theirs at that place; zeros become zeros.
+        for theirs at that place, on any axes behind the spatial ones; zeros become
+        zeros.
       array: [..., P, Q, C].
       windows: one for each spatial dimension.
 
@@ -463,7 +464,8 @@ def spread_views(
         stop = min(w.dilated, x.shape[axis])  # a part of the rows has fewer
         return lax.slice_in_dim(x, 0, stop, w.input_dilation, axis)
 
-    return join_parts(along(0, ()), windows, parts)
+    x = along(0, ())
+    return x if parts == 1 else sharding.merge(x, axes[0] - 1, axes[0] + 1)
 
 
 def count(windows: Windows) -> np.ndarray:

@@ -143,7 +143,8 @@ def test_flax_takes_it_as_its_hook(padding):
     ("x", "kernel", "groups", "expected"),
     [
         ((8, 8, 4), (3, 3, 1, 4), 4, ("taps", "taps", "taps")),
-        ((8, 8, 64), (3, 3, 1, 128), 64, ("taps",) + ("block_diagonal",) * 2),
+        ((8, 8, 64), (3, 3, 1, 128), 64, ("taps",) * 3),
+        ((8, 8, 8), (3, 3, 1, 128), 8, ("taps",) + ("block_diagonal",) * 2),
         ((8, 8, 8), (3, 3, 4, 8), 2, ("block_diagonal",) * 3),
         ((8, 8, 8), (1, 1, 4, 8), 2, ("block_diagonal",) * 2 + ("gemm",)),
         ((8, 8, 16), (1, 1, 2, 16), 8, ("block_diagonal",) * 2 + ("gemm",)),
@@ -301,23 +302,25 @@ def test_no_inputs_outputs_or_examples(formula, x, kernel):
 @pytest.mark.parametrize(
     ("x", "kernel", "options", "expected"),
     [
-        ((9, 9, 64), (3, 3, 4, 64), {}, ("block_diagonal",) * 3),
-        ((40, 40, 64), (3, 3, 4, 64), {}, ("block_diagonal",) * 2 + ("grouped",)),
+        ((9, 9, 64), (3, 3, 4, 64), {}, ("taps",) * 3),
+        ((9, 9, 64), (3, 3, 8, 64), strided(2), ("block_diagonal",) + ("taps",) * 2),
+        ((9, 9, 64), (3, 3, 8, 64), {}, ("block_diagonal",) * 3),
+        ((40, 40, 64), (3, 3, 8, 64), {}, ("block_diagonal",) * 2 + ("grouped",)),
         (
             (9, 9, 64),
-            (3, 3, 4, 64),
+            (3, 3, 16, 64),
             strided(2),
             ("block_diagonal", "grouped", "block_diagonal"),
         ),
         (
             (9, 9, 64),
-            (3, 3, 4, 64),
+            (3, 3, 8, 64),
             dilated(2, 1),
             ("grouped",) + ("block_diagonal",) * 2,
         ),
         ((9, 9, 64), (3, 3, 16, 128), {}, ("grouped",) * 3),
         ((9, 9, 64), (3, 3, 32, 64), {}, ("grouped",) * 3),
-        ((9, 64), (3, 4, 64), {}, ("grouped",) * 3),
+        ((9, 64), (3, 4, 64), {}, ("taps",) + ("grouped",) * 2),
         ((9, 9, 32), (17, 17, 1, 32), {}, ("grouped",) * 3),
     ],
 )
@@ -334,6 +337,34 @@ def test_groups_on_one_device_are_merged(x, kernel, options, expected):
         platform="cpu",
     )
     assert choice.formulas == ConvFormulas(*expected)
+
+
+@pytest.mark.parametrize(
+    ("x", "kernel", "groups", "strides"),
+    [
+        ((4, 21, 5, 12), (3, 3, 1, 12), 12, 2),  # three blocks of rows, longer
+        ((6, 3, 3, 8), (3, 3, 2, 12), 4, 1),  # examples in threes
+        ((2, 40, 8), (4, 2, 8), 4, 1),  # rows without columns
+        ((2, 9, 4, 4, 6), (2, 2, 2, 3, 4), 2, 1),
+        ((2, 7, 6, 32), (3, 3, 16, 32), 2, 1),  # a matrix product a group
+    ],
+    ids=["depthwise", "narrow", "1-D", "3-D", "wide"],
+)
+def test_groups_in_blocks_by_taps(monkeypatch, x, kernel, groups, strides):
+    """The cache of a core holds few numbers here."""
+    monkeypatch.setattr("handgrad.convolution.taps._BLOCK", 300)
+    rule._traced_once.cache_clear()
+    arrays = normal(*x), normal(*kernel)
+    options = {"feature_group_count": groups, "strides": strides}
+
+    def outcome(implementation):
+        conv = functools.partial(handgrad.conv, implementation=implementation)
+        y, vjp = jax.vjp(functools.partial(conv, **options), *arrays)
+        return y, *vjp(jnp.sin(y))
+
+    for a, b in zip(outcome("taps"), outcome("autodiff"), strict=True):
+        np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-4)
+    rule._traced_once.cache_clear()
 
 
 def test_every_line_of_the_choice_decides_for_a_named_layer():

@@ -263,6 +263,11 @@ def reverse_the_views(monkeypatch):
     monkeypatch.setattr(taps, "_views", wrong)
 
 
+def leave_the_channels(monkeypatch):
+    """[g·c] where all groups of a channel are to be side by side."""
+    monkeypatch.setattr(taps, "_channel_by_channel", lambda x, spec: x)
+
+
 def misplace_a_phase(monkeypatch):
     right = phases._join
 
@@ -346,6 +351,7 @@ MUTATIONS = [
     (drop_a_view, "conv", "taps", ["depthwise, one filter"]),
     (shift_the_rows, "conv", "taps", ["depthwise, one filter"]),
     (pad_with_ones, "conv", "taps", ["depthwise, one filter"]),
+    (leave_the_channels, "conv", "taps", ["grouped"]),
     (pad_with_ones, "conv", "mec", CONV),
     (pad_with_ones, "conv", "slices", ["3-D"]),
     (pad_with_ones, "conv", "winograd", ["asymmetric padding"]),

@@ -554,7 +554,7 @@ def test_what_gathers_rows_is_for_those_who_know_the_rows():
         ).forward
 
     def found():
-        return forward(128), forward(128, groups=32)
+        return forward(128), forward(128, groups=16)
 
     assert found() == ("rot180", "grouped")
     with jax.set_mesh(mesh(AxisType.Auto)):

@@ -6,7 +6,7 @@ from collections.abc import Callable
 
 import numpy as np
 
-from handgrad.convolution import block_diagonal
+from handgrad.convolution import block_diagonal, taps
 from handgrad.convolution.spec import ConvSpec
 from handgrad.rules import RULES
 from handgrad.windows import Window
@@ -54,6 +54,12 @@ class Geometry:
     def depthwise(self) -> bool:
         """Whether every channel is a group of its own."""
         return self.groups == self.outputs > 1 and self.inputs == 1
+
+    def narrow(self, kernels: int) -> bool:
+        """Whether `taps` does many groups of few kernels number by number."""
+        few = 1 < self.inputs * self.outputs // self.groups <= kernels
+        many = self.groups >= 8 and self.places > 1
+        return few and many and taps.is_narrow(self.kernel_shape[-2:], self.spec)
 
     @property
     def narrow_groups(self) -> bool:

@@ -22,18 +22,24 @@ def unsuitable(formula: str, spec: ConvSpec) -> str | None:
 
 def split(x: jax.Array, spec: ConvSpec) -> jax.Array:
     """[... g·c] -> [... g c], if there are several groups."""
-    groups = spec.feature_group_count
-    if groups == 1:
-        return x
-    if groups == x.shape[-1]:  # an explicit mesh keeps the channels' sharding
-        return jnp.expand_dims(x, -1)
-    return x.reshape(*x.shape[:-1], groups, x.shape[-1] // groups)
+    return x if spec.feature_group_count == 1 else parted(x, spec.feature_group_count)
+
+
+def parted(x: jax.Array, count: int) -> jax.Array:
+    """The last axis as two, the first of which has so many."""
+    for axis, size in ((-2, 1), (-1, x.shape[-1])):
+        if count == size:  # an explicit mesh keeps the channels' sharding
+            return jnp.expand_dims(x, axis)
+    return x.reshape(*x.shape[:-1], count, x.shape[-1] // count)
 
 
 def merge(x: jax.Array, spec: ConvSpec) -> jax.Array:
     """[... g c] -> [... g·c], `split` turned round."""
-    if spec.feature_group_count == 1:
-        return x
+    return x if spec.feature_group_count == 1 else joined(x)
+
+
+def joined(x: jax.Array) -> jax.Array:
+    """The last two axes as one."""
     for axis in (-2, -1):
         if x.shape[axis] == 1:
             return jnp.squeeze(x, axis)

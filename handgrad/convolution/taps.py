@@ -4,10 +4,15 @@
     dx      = Σ_kl dy · kernel[k,l]ᵀ, shifted back
     dkernel[k,l] = x[shifted to k,l]ᵀ dy
 
-Depthwise (one input channel a group) the matrix is a vector and the product is
-elementwise: a handful of multiplications a pixel, which no engine for matrix products
-is made for. A 1×1 kernel has one place: all three directions are one matrix product,
-after a strided slice.
+In groups of few channels, depthwise in groups of one, no engine for matrix products is
+at its best: the matrices are a few numbers each. There the products are elementwise,
+the groups side by side,
+
+    y[…,g,o] = Σ_kl Σ_c x[k,l,c,g] · kernel[k,l,c,g,o]
+
+so that a vector register holds one number of each group and no multiplication is in
+vain; only x (in dx, dy) is turned to have the groups last. A 1×1 kernel of one group
+has one place: all three directions are one matrix product, after a strided slice.
 
 What all places read and what they add up to is written down once: fused into the loops
 that read it, it would be computed anew in each. Source: FORMULAS B3.
@@ -15,6 +20,7 @@ that read it, it would be computed anew in each. Source: FORMULAS B3.
 
 import dataclasses
 import functools
+import itertools
 import math
 
 import jax
@@ -28,8 +34,12 @@ from handgrad.convolution.spec import ConvSpec
 
 # Each place is a term of its own to compile: 8×8 is where that stops being few.
 _MOST_PLACES = 64
-# Errors of a block of rows: they and the pixels under them fit the cache of a core.
-_BLOCK = 2**18
+# So is each of a group's channels at each place.
+_MOST_TERMS = 128
+# Errors of a block: they and the pixels under them fit the cache of a core.
+_BLOCK = 2**16
+# Each row of a block is a term, too; sums of so many are written seldom enough.
+_ROWS = 8
 
 
 def unsuitable(spec: ConvSpec) -> str | None:
@@ -43,11 +53,12 @@ def unsuitable(spec: ConvSpec) -> str | None:
 def forward(x: jax.Array, kernel: jax.Array, spec: ConvSpec) -> jax.Array:
     """y = Σ_kl x[k,l] · kernel[k,l]: [n p q g c] [c g o] -> [n p q g o] a place."""
     dtype = spec.preferred_element_type or x.dtype
-    if _is_depthwise(kernel.shape[-2:], spec):
-        products = (
-            _times(view, kernel[place], dtype) for place, view in _views(x, spec)
-        )
-        return functools.reduce(jnp.add, products).astype(dtype)
+    if is_narrow(kernel.shape[-2:], spec):
+        kernel = groups.parted(kernel, spec.feature_group_count)
+        views = _views(_channel_by_channel(x, spec), spec)
+        terms = (_of_all_groups(view, kernel[place], dtype) for place, view in views)
+        y = groups.joined(functools.reduce(jnp.add, terms).astype(dtype))
+        return written_down(y)
     g, where = groups.axis(spec.y_sharding, range(x.ndim - 1), spec)
     equation = f"...{g}c,c{g}o->...{g}o"
     terms = (
@@ -66,12 +77,18 @@ def forward(x: jax.Array, kernel: jax.Array, spec: ConvSpec) -> jax.Array:
 
 def input_gradient(dy: jax.Array, kernel: jax.Array, spec: ConvSpec) -> jax.Array:
     """dx = Σ_kl dy · kernel[k,l]ᵀ: [n p q g o] [c g o] -> [n p q g c] a place."""
-    if _is_depthwise(kernel.shape[-2:], spec):
+    if is_narrow(kernel.shape[-2:], spec):
+        kernel = groups.parted(kernel, spec.feature_group_count)
+        kernel = jnp.swapaxes(kernel, -3, -1)  # [k l o g c]
+        if kernel.shape[-3] > 1:
+            kernel = written_down(kernel, after=dy)
 
         def term(place, errors):
-            return _times(errors, kernel[place], dy.dtype)
+            return _of_all_groups(errors, kernel[place], dy.dtype)
 
-        return windows.spread_views(term, dy, spec.windows).astype(dy.dtype)
+        dx = windows.spread_views(term, _channel_by_channel(dy, spec), spec.windows)
+        dx = groups.joined(dx.astype(dy.dtype))
+        return written_down(dx)
     errors = groups.split(_once(dy, spec), spec)
     g, where = groups.axis(spec.x_sharding, range(dy.ndim - 1), spec)
 
@@ -85,7 +102,7 @@ def input_gradient(dy: jax.Array, kernel: jax.Array, spec: ConvSpec) -> jax.Arra
 
 def kernel_gradient(x: jax.Array, dy: jax.Array, spec: ConvSpec) -> jax.Array:
     """dkernel[k,l] = x[k,l]ᵀ dy: [n p q g c] [n p q g o] -> [c g o] a place."""
-    if _is_depthwise((x.shape[-1] // spec.feature_group_count, dy.shape[-1]), spec):
+    if is_narrow((x.shape[-1] // spec.feature_group_count, dy.shape[-1]), spec):
         places = _sums_of_products(x, dy, spec)
     else:
         whole = spec.feature_group_count == math.prod(w.size for w in spec.windows) == 1
@@ -131,72 +148,131 @@ def _once(x: jax.Array, spec: ConvSpec) -> jax.Array:
     return written_down(x) if any(w.size > 1 for w in spec.windows) else x
 
 
-def _is_depthwise(channels: tuple[int, ...], spec: ConvSpec) -> bool:
-    """Whether each group has one input and one output: kernels [..., 1, G]."""
-    return channels == (1, spec.feature_group_count)
+def is_narrow(channels: tuple[int, ...], spec: ConvSpec) -> bool:
+    """Whether groups have so few inputs and outputs, of kernels [..., C/G, O]."""
+    count = spec.feature_group_count
+    if channels == (1, count):
+        return True
+    most = max(channels[0], channels[1] // count)
+    terms = most * math.prod(w.size for w in spec.windows)
+    return terms <= _MOST_TERMS and not groups.unsuitable("taps", spec)
 
 
-def _times(x: jax.Array, factors: jax.Array, dtype) -> jax.Array:
-    """Depthwise: each channel times its own factor, in at least float32."""
+def _channel_by_channel(x: jax.Array, spec: ConvSpec) -> jax.Array:
+    """[... g·c] -> [... c·g]: of each channel all groups, side by side."""
+    count = spec.feature_group_count
+    if x.shape[-1] == count:
+        return x
+    return groups.joined(jnp.swapaxes(groups.parted(x, count), -1, -2))
+
+
+def _of_all_groups(x: jax.Array, matrices: jax.Array, dtype) -> jax.Array:
+    """Narrow groups: [... c·g] [c g o] -> [... g o], in at least float32."""
     wide = arguments.accumulator(dtype)
-    return x.astype(wide) * factors.astype(wide).reshape((1,) * (x.ndim - 1) + (-1,))
+    inputs, *rest = matrices.shape
+    matrices = matrices.astype(wide).reshape(inputs, *(1 for _ in x.shape[1:]), *rest)
+    channels = jnp.split(x.astype(wide), inputs, -1)
+    terms = (
+        jnp.expand_dims(channel, -1) * matrix
+        for channel, matrix in zip(channels, matrices, strict=True)
+    )
+    return functools.reduce(jnp.add, terms)
 
 
 def _sums_of_products(x, dy, spec: ConvSpec) -> list[jax.Array]:
-    """Depthwise: Σ_npq x[k,l] ⊙ dy for all places in one pass over both arrays.
+    """Narrow groups: Σ_npq x[k,l,c] ⊙ dy[o], all places in one pass over both arrays.
 
-    A block of rows after the other, small enough to stay in the cache, goes through all
-    places. Within the block the rows are summed; columns and examples come last, so
-    that the inner loop is a whole row of pixels and channels long; what several devices
-    share, examples and parts of the rows, is summed over them once.
+    A block after the other, some rows of an example or some small examples, stays in
+    the cache and goes through all places. Within it the rows are summed; columns and
+    groups come last, so that the inner loop is long. What several devices share,
+    examples and parts of the rows, is summed over them once.
     """
-    wide = arguments.accumulator(x.dtype)
+    wide, count = arguments.accumulator(x.dtype), spec.feature_group_count
+    x, dy = (_channel_by_channel(a, spec) for a in (x, dy))
+    channels = tuple(a.shape[-1] // count for a in (x, dy))
+
+    def products(seen: jax.Array, errors: jax.Array) -> jax.Array:
+        """[... c·g] [... o·g] -> [... c o g]."""
+        pair = zip((seen, errors), channels, strict=True)
+        seen, errors = (groups.parted(a.astype(wide), n) for a, n in pair)
+        return jnp.expand_dims(seen, -2) * jnp.expand_dims(errors, -3)
+
     if not spec.windows:
-        return [jnp.sum(x.astype(wide) * dy.astype(wide), axis=0)[None]]
+        total = jnp.sum(products(x, dy), axis=0)
+        return [groups.joined(jnp.swapaxes(total, -1, -2))]
     if (parts := windows.parts_of_rows(spec.windows)) > 1:
         dy = sharding.split(dy, 1, (parts, dy.shape[1] // parts))
-    axis = dy.ndim - 1 - len(spec.windows)
-    where = sharding.of(dy)
-    at_once = max(_BLOCK * dy.shape[axis] // max(dy.size, 1), 1)
-    steps = -(-dy.shape[axis] // at_once)
-    rows = -(-dy.shape[axis] // max(steps, 1))
-    if steps <= 1:  # what a loop reads is written down anyway
+    axis, where = dy.ndim - 1 - len(spec.windows), sharding.of(dy)
+    together = where is not None or sharding.may_be_split()
+    examples, rows = _block(dy, axis, channels[0], together)
+    sets, steps = dy.shape[0] // max(examples, 1), -(-dy.shape[axis] // max(rows, 1))
+    single = sets * steps == 1
+    if single:  # what a loop reads is written down anyway
         dy = _once(dy, spec)
-    zero = zero_after(dy, x.dtype)
-    image, described, _ = windows.padded_parts(x, spec.windows, zero)
-    if steps > 1:
-        first, *others = described
-        more = steps * rows - dy.shape[axis]
-        image = blocks.longer(image, more * first.stride, axis)
-        dy = blocks.longer(dy, more, axis)
-        reach = (rows - 1) * first.stride + first.extent
-        described = (dataclasses.replace(first, input=reach), *others)
-        image, dy = lax.optimization_barrier((image, dy))
+    image, described, _ = windows.padded_parts(x, spec.windows, zero_after(dy, x.dtype))
+    first, *others = described
+    more = steps * rows - dy.shape[axis]
+    dy = blocks.longer(dy, more, axis)
+    if single and image is x:
+        image = _once(x, spec)
     else:
-        image = _once(x, spec) if image is x else lax.optimization_barrier(image)
+        image = blocks.longer(image, more * first.stride, axis)
+        image = lax.optimization_barrier(image)
+    reach = (rows - 1) * first.stride + first.extent
+    described = (dataclasses.replace(first, input=reach), *others)
+
+    def block(array: jax.Array, i: jax.Array | int, stride: int, reach: int):
+        if sets > 1:
+            start = i // steps * examples
+            array = lax.dynamic_slice_in_dim(array, start, examples)
+        if steps > 1:
+            start = i % steps * (rows * stride)
+            array = lax.dynamic_slice_in_dim(array, start, reach, axis)
+        return array if single else written_down(array)
+
+    def added(total: jax.Array, seen: jax.Array, errors: jax.Array) -> jax.Array:
+        if len(spec.windows) == 1:
+            return total + jnp.sum(products(seen, errors), axis)
+        # Row by row: the newest XLA would give a reduction to a library.
+        each = (
+            [lax.index_in_dim(a, r, axis, False) for a in (seen, errors)]
+            for r in range(rows)
+        )
+        return functools.reduce(jnp.add, itertools.starmap(products, each), total)
 
     def step(i: jax.Array | int, sums: tuple[jax.Array, ...]) -> tuple[jax.Array, ...]:
-        errors, seen = dy, image
-        if steps > 1:
-            start = i * rows
-            errors = lax.dynamic_slice_in_dim(dy, start, rows, axis)
-            start *= described[0].stride
-            seen = lax.dynamic_slice_in_dim(image, start, described[0].input, axis)
-        errors = errors.astype(wide)
+        errors, seen = block(dy, i, 1, rows), block(image, i, first.stride, reach)
         views = (windows.view(seen, k, described) for k in windows.places(described))
-        return tuple(
-            total + jnp.sum(view.astype(wide) * errors, axis)
-            for total, view in zip(sums, views, strict=True)
-        )
+        pairs = zip(sums, views, strict=True)
+        return tuple(added(total, view, errors) for total, view in pairs)
 
-    rest = (*range(axis), *range(axis + 1, dy.ndim))
-    where = sharding.rearranged(where, rest)
-    shape = tuple(dy.shape[i] for i in rest)
+    rest = (*range(axis), *range(axis + 1, dy.ndim - 1))
+    where = sharding.rearranged(where, (*rest, None, None, -1))
+    shape = (examples, *(dy.shape[i] for i in rest[1:]), *channels, count)
     zeros = sharding.zeros(shape, wide, where, like=(x, dy))
     sums = (zeros,) * math.prod(w.size for w in spec.windows)
-    sums = lax.fori_loop(0, steps, step, sums) if steps > 1 else step(0, sums)
-    totals = jnp.sum(jnp.stack(sums), axis=range(1, dy.ndim - 1))
-    return [total[None] for total in totals]
+    sums = step(0, sums) if single else lax.fori_loop(0, sets * steps, step, sums)
+    totals = jnp.sum(jnp.stack(sums), axis=range(1, len(rest) + 1))
+    return list(groups.joined(jnp.swapaxes(totals, -1, -2)))
+
+
+def _block(dy: jax.Array, axis: int, inputs: int, together: bool) -> tuple[int, int]:
+    """How many examples and how many rows of each a block has.
+
+    Each error meets so many inputs: their products are what several examples add to
+    what is written. Rows are added in the code, each a term to compile. Examples that
+    devices share stay `together`.
+    """
+    examples, length = dy.shape[0], dy.shape[axis]
+    row = max(dy.size // max(examples * length, 1), 1)
+    if not together:
+        most = max(_BLOCK // (row * max(length, 1) * inputs), 1)
+        equal = (n for n in range(min(most, examples), 0, -1) if examples % n == 0)
+        examples = next(equal, examples)
+    rows = max(_BLOCK // (row * max(examples, 1)), 1)
+    if dy.ndim - axis > 2:
+        rows = min(rows, _ROWS)
+    return examples, -(-length // max(-(-length // rows), 1))
 
 
 def _views(x: jax.Array, spec: ConvSpec):
