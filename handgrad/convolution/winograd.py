@@ -56,7 +56,7 @@ from handgrad.windows import Window
 
 _POINTS = {2: (0, 1, -1), 4: (0, 11 / 16, -11 / 16, 23 / 16, -23 / 16)}  # and ∞
 # So many tiles go through the steps together, with few channels fewer.
-_TILES = 512
+_TILES = 400
 
 
 @functools.cache
