@@ -352,7 +352,7 @@ def test_groups_on_one_device_are_merged(x, kernel, options, expected):
 )
 def test_groups_in_blocks_by_taps(monkeypatch, x, kernel, groups, strides):
     """The cache of a core holds few numbers here."""
-    monkeypatch.setattr("handgrad.convolution.taps._BLOCK", 300)
+    monkeypatch.setattr("handgrad.convolution.narrow._BLOCK", 300)
     rule._traced_once.cache_clear()
     arrays = normal(*x), normal(*kernel)
     options = {"feature_group_count": groups, "strides": strides}

@@ -24,10 +24,10 @@ from handgrad.convolution import (
     blocks,
     gemm,
     mec,
+    narrow,
     phases,
     rot180,
     slices,
-    taps,
     transposed,
     winograd,
 )
@@ -249,23 +249,23 @@ def shift_the_rows(monkeypatch):
     right = blocks.longer
     wrong = lambda x, n, axis=1: jnp.roll(right(x, n, axis), 1, axis)
     monkeypatch.setattr(blocks, "longer", wrong)
-    monkeypatch.setattr(taps, "_BLOCK", 1)  # several blocks of rows
+    monkeypatch.setattr(narrow, "_BLOCK", 1)  # several blocks of rows
 
 
 def reverse_the_views(monkeypatch):
-    right = taps._views
+    right = narrow.views
 
     def wrong(x, spec):
         pairs = list(right(x, spec))
         views = [view for _, view in pairs][::-1]
         return [(place, view) for (place, _), view in zip(pairs, views, strict=True)]
 
-    monkeypatch.setattr(taps, "_views", wrong)
+    monkeypatch.setattr(narrow, "views", wrong)
 
 
 def leave_the_channels(monkeypatch):
     """[g·c] where all groups of a channel are to be side by side."""
-    monkeypatch.setattr(taps, "_channel_by_channel", lambda x, spec: x)
+    monkeypatch.setattr(narrow, "_channel_by_channel", lambda x, spec: x)
 
 
 def misplace_a_phase(monkeypatch):

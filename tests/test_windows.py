@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 import handgrad
 from handgrad import sharding, windows
-from handgrad.convolution import taps
+from handgrad.convolution import narrow
 from handgrad.pooling import views
 from handgrad.testing import strategies
 
@@ -360,7 +360,7 @@ def test_rows_among_devices_are_the_same_rows(name, rows, columns, seed):
     def run(split):
         with pytest.MonkeyPatch.context() as patch:
             patch.setattr(sharding, "may_be_split", lambda: split)
-            patch.setattr(taps, "_BLOCK", 8)  # several blocks of a part's rows
+            patch.setattr(narrow, "_BLOCK", 8)  # several blocks of a part's rows
             parts = windows.parts_of_rows(described)
             both = lambda x, kernel, dy: jax.vjp(op, x, kernel)[1](dy)
             y = jax.jit(lambda x, kernel: op(x, kernel))(x, kernel)

@@ -6,7 +6,7 @@ from collections.abc import Callable
 
 import numpy as np
 
-from handgrad.convolution import block_diagonal, taps
+from handgrad.convolution import block_diagonal, narrow
 from handgrad.convolution.spec import ConvSpec
 from handgrad.rules import RULES
 from handgrad.windows import Window
@@ -48,7 +48,7 @@ class Geometry:
     @property
     def places(self) -> int:
         """Places of the kernel, K·L."""
-        return math.prod(w.size for w in self.spec.windows)
+        return self.spec.places
 
     @property
     def depthwise(self) -> bool:
@@ -59,7 +59,7 @@ class Geometry:
         """Whether `taps` does many groups of few kernels number by number."""
         few = 1 < self.inputs * self.outputs // self.groups <= kernels
         many = self.groups >= 8 and self.places > 1
-        return few and many and taps.is_narrow(self.kernel_shape[-2:], self.spec)
+        return few and many and narrow.knows(self.kernel_shape[-2:], self.spec)
 
     @property
     def narrow_groups(self) -> bool:

@@ -55,6 +55,11 @@ class ConvSpec:
     formulas: tuple[tuple[str, ConvFormulas], ...] = ()
 
     @property
+    def places(self) -> int:
+        """Places of the kernel, K·L."""
+        return math.prod(w.size for w in self.windows)
+
+    @property
     def splits_pixels(self) -> bool:
         """Whether an explicit mesh splits images of x along a spatial dimension."""
         return self.x_sharding is not None and any(self.x_sharding.spec[1:-1])
