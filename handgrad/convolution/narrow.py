@@ -95,7 +95,8 @@ def kernel_gradient(x: jax.Array, dy: jax.Array, spec: ConvSpec) -> jax.Array:
     axis, where = dy.ndim - 1 - len(spec.windows), sharding.of(dy)
     together = where is not None or sharding.may_be_split()
     examples, rows = _block(dy, axis, channels[0], together)
-    sets, steps = dy.shape[0] // max(examples, 1), -(-dy.shape[axis] // max(rows, 1))
+    sets = max(dy.shape[0] // max(examples, 1), 1)
+    steps = max(-(-dy.shape[axis] // max(rows, 1)), 1)
     single = sets * steps == 1
     if single:  # what a loop reads is written down anyway
         dy = once(dy, spec)
@@ -107,7 +108,7 @@ def kernel_gradient(x: jax.Array, dy: jax.Array, spec: ConvSpec) -> jax.Array:
         image = once(x, spec)
     else:
         image = blocks.longer(image, more * first.stride, axis)
-        image = lax.optimization_barrier(image)
+        image, dy = lax.optimization_barrier((image, dy))
     reach = (rows - 1) * first.stride + first.extent
     described = (dataclasses.replace(first, input=reach), *others)
 
@@ -162,7 +163,7 @@ def _block(dy: jax.Array, axis: int, inputs: int, together: bool) -> tuple[int, 
         equal = (n for n in range(min(most, examples), 0, -1) if examples % n == 0)
         examples = next(equal, examples)
     rows = max(_BLOCK // (row * max(examples, 1)), 1)
-    if dy.ndim - axis > 2:
+    if dy.ndim - axis > 2 and not rows >= length <= 2 * _ROWS:
         rows = min(rows, _ROWS)
     return examples, -(-length // max(-(-length // rows), 1))
 
