@@ -299,6 +299,29 @@ def test_no_inputs_outputs_or_examples(formula, x, kernel):
         np.testing.assert_array_equal(a, b)
 
 
+@pytest.mark.parametrize(("inputs", "outputs"), [(0, 4), (4, 0), (0, 0)])
+@pytest.mark.parametrize("places", [(3, 3), ()])
+def test_groups_without_inputs_or_outputs(places, inputs, outputs):
+    x = jnp.ones((2, *(5 for _ in places), inputs))
+    kernel = jnp.ones((*places, inputs // 2, outputs))
+    layout = ("NHWC", "HWIO", "NHWC") if places else ("NC", "IO", "NC")
+
+    def outcome(implementation):
+        conv = functools.partial(
+            handgrad.conv_general_dilated,
+            window_strides=(1,) * len(places),
+            padding="SAME",
+            dimension_numbers=layout,
+            feature_group_count=2,
+            implementation=implementation,
+        )
+        y, vjp = jax.vjp(conv, x, kernel)
+        return y, *vjp(jnp.ones_like(y))
+
+    for a, b in zip(outcome("taps"), outcome("autodiff"), strict=True):
+        np.testing.assert_array_equal(a, b)
+
+
 @pytest.mark.parametrize(
     ("x", "kernel", "options", "expected"),
     [

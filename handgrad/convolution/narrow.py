@@ -41,8 +41,9 @@ def knows(channels: tuple[int, ...], spec: ConvSpec) -> bool:
     count = spec.feature_group_count
     if channels == (1, count):
         return True
-    most = max(channels[0], channels[1] // count)
-    return most * spec.places <= _MOST_TERMS and not groups.unsuitable("taps", spec)
+    each = channels[0], channels[1] // count
+    few = min(each) > 0 and max(each) * spec.places <= _MOST_TERMS
+    return few and not groups.unsuitable("taps", spec)
 
 
 def forward(x: jax.Array, kernel: jax.Array, spec: ConvSpec) -> jax.Array:
