@@ -423,7 +423,7 @@ def spread_views(
       windows: one for each spatial dimension.
 
     Returns:
-      An image [..., H, W, C].
+      An image [..., H, W, C], the axes behind W being those of the terms.
     """
     counts = [_of_residue(w) for w in windows]
     starts = [[_handed(w, k)[1] for k in range(w.size)] for w in windows]

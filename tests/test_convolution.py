@@ -586,6 +586,22 @@ def test_the_places_of_a_kernel_do_not_compute_what_they_read_again(padding):
     assert compiled.cost_analysis()["transcendentals"] <= 3 * x.size
 
 
+def test_what_reads_a_sum_over_a_group_does_not_compute_it_again():
+    """The sums of a batch norm, and what it makes, read y; before a layer, its dx."""
+    x, kernel = normal(8, 14, 14, 64), normal(3, 3, 2, 64)
+    norm = lambda x: handgrad.batch_norm(x, jnp.ones(64), jnp.zeros(64))
+
+    def behind(x, kernel):
+        return norm(taps(x, kernel, 32))
+
+    def before(dy, kernel):
+        return jax.vjp(lambda x: taps(norm(x), kernel, 32), x)[1](dy)
+
+    products = 2 * x.size * kernel[..., 0].size
+    for function in (behind, before):
+        assert products <= flops(function, x, kernel) < 2 * products
+
+
 def temporaries(function, *shapes):
     arrays = [jnp.ones(shape) for shape in shapes]
     compiled = jax.jit(function).lower(*arrays).compile()

@@ -26,6 +26,7 @@ from handgrad.convolution import (
     mec,
     narrow,
     phases,
+    places,
     rot180,
     slices,
     transposed,
@@ -253,14 +254,14 @@ def shift_the_rows(monkeypatch):
 
 
 def reverse_the_views(monkeypatch):
-    right = narrow.views
+    right = places.views
 
     def wrong(x, spec):
         pairs = list(right(x, spec))
         views = [view for _, view in pairs][::-1]
         return [(place, view) for (place, _), view in zip(pairs, views, strict=True)]
 
-    monkeypatch.setattr(narrow, "views", wrong)
+    monkeypatch.setattr(places, "views", wrong)
 
 
 def leave_the_channels(monkeypatch):

@@ -64,7 +64,7 @@ TABLE = (
         forward="taps",
     ),
     Line(
-        lambda g: g.narrow(16),
+        lambda g: g.elementwise(16),
         "8 to 64 groups of up to 4 channels, number by number: 3×3 on 7 to 28 px 2.3 "
         "to 3.3, twice as fast as `grouped` and `block_diagonal`",
         forward="taps",
@@ -72,7 +72,10 @@ TABLE = (
     Line(
         lambda g: (
             g.dimensions > 1
-            and (g.narrow(16) or (g.narrow(64) and g.spec.windows[0].stride > 1))
+            and (
+                g.elementwise(16)
+                or (g.elementwise(64) and g.spec.windows[0].stride > 1)
+            )
         ),
         "the same, under a stride to 8 channels: input gradient 3 to 24, kernel "
         "gradient 170 to 700; in 1 dimension 0.7 of `grouped`",

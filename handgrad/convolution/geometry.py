@@ -55,8 +55,8 @@ class Geometry:
         """Whether every channel is a group of its own."""
         return self.groups == self.outputs > 1 and self.inputs == 1
 
-    def narrow(self, kernels: int) -> bool:
-        """Whether `taps` does many groups of few kernels number by number."""
+    def elementwise(self, kernels: int) -> bool:
+        """Whether `taps` does many groups of so few kernels number by number."""
         few = 1 < self.inputs * self.outputs // self.groups <= kernels
         many = self.groups >= 8 and self.places > 1
         return few and many and narrow.knows(self.kernel_shape[-2:], self.spec)

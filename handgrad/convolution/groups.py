@@ -39,7 +39,7 @@ def merge(x: jax.Array, spec: ConvSpec) -> jax.Array:
 
 
 def joined(x: jax.Array) -> jax.Array:
-    """The last two axes as one."""
+    """The last two axes as one; beside an axis of one the other keeps its sharding."""
     for axis in (-2, -1):
         if x.shape[axis] == 1:
             return jnp.squeeze(x, axis)

@@ -10,14 +10,12 @@ multiplication is in vain:
     dkernel[k,l,c,o,g] = Σ_npq x[k,l,c,g] · dy[o,g]
 
 What is read is turned to have the groups last; what is computed comes as it is wanted.
-It is how `taps` does such groups, and like there what all places read and what they add
-up to is written down once. Source: FORMULAS B3.
+It is how `taps` does such groups. Source: FORMULAS B3.
 """
 
 import dataclasses
 import functools
 import itertools
-from collections.abc import Iterator
 
 import jax
 import jax.numpy as jnp
@@ -25,7 +23,7 @@ from jax import lax
 
 from handgrad import arguments, sharding, windows
 from handgrad.buffers import written_down, zero_after
-from handgrad.convolution import blocks, groups
+from handgrad.convolution import blocks, groups, places
 from handgrad.convolution.spec import ConvSpec
 
 # Each channel of a group at each place is a term of its own to compile.
@@ -50,24 +48,24 @@ def forward(x: jax.Array, kernel: jax.Array, spec: ConvSpec) -> jax.Array:
     """y = Σ_kl x[k,l] · kernel[k,l]: [n p q c g] [c g o] -> [n p q g o] a place."""
     dtype = spec.preferred_element_type or x.dtype
     kernel = groups.parted(kernel, spec.feature_group_count)
-    places = views(_channel_by_channel(x, spec), spec)
-    terms = (_of_all_groups(view, kernel[place], dtype) for place, view in places)
+    views = places.views(_channel_by_channel(x, spec), spec)
+    terms = (_of_all_groups(view, kernel[place], dtype) for place, view in views)
     y = functools.reduce(jnp.add, terms).astype(dtype)
-    return once(groups.joined(y), spec)
+    return places.once(groups.joined(y), spec)
 
 
 def input_gradient(dy: jax.Array, kernel: jax.Array, spec: ConvSpec) -> jax.Array:
     """dx = Σ_kl dy · kernel[k,l]ᵀ: [n p q o g] [o g c] -> [n p q g c] a place."""
     kernel = groups.parted(kernel, spec.feature_group_count)
     kernel = jnp.swapaxes(kernel, -3, -1)
-    if kernel.shape[-3] > 1:
+    if kernel.shape[-3] > 1:  # else it lies there as it is
         kernel = written_down(kernel, after=dy)
 
     def term(place, errors):
         return _of_all_groups(errors, kernel[place], dy.dtype)
 
     dx = windows.spread_views(term, _channel_by_channel(dy, spec), spec.windows)
-    return once(groups.joined(dx.astype(dy.dtype)), spec)
+    return places.once(groups.joined(dx.astype(dy.dtype)), spec)
 
 
 def kernel_gradient(x: jax.Array, dy: jax.Array, spec: ConvSpec) -> jax.Array:
@@ -100,13 +98,13 @@ def kernel_gradient(x: jax.Array, dy: jax.Array, spec: ConvSpec) -> jax.Array:
     steps = max(-(-dy.shape[axis] // max(rows, 1)), 1)
     single = sets * steps == 1
     if single:  # what a loop reads is written down anyway
-        dy = once(dy, spec)
+        dy = places.once(dy, spec)
     image, described, _ = windows.padded_parts(x, spec.windows, zero_after(dy, x.dtype))
     first, *others = described
     more = steps * rows - dy.shape[axis]
     dy = blocks.longer(dy, more, axis)
     if single and image is x:
-        image = once(x, spec)
+        image = places.once(x, spec)
     else:
         image = blocks.longer(image, more * first.stride, axis)
         image, dy = lax.optimization_barrier((image, dy))
@@ -164,7 +162,8 @@ def _block(dy: jax.Array, axis: int, inputs: int, together: bool) -> tuple[int, 
         equal = (n for n in range(min(most, examples), 0, -1) if examples % n == 0)
         examples = next(equal, examples)
     rows = max(_BLOCK // (row * max(examples, 1)), 1)
-    if dy.ndim - axis > 2 and not rows >= length <= 2 * _ROWS:
+    all_at_once = length <= min(rows, 2 * _ROWS)
+    if dy.ndim - axis > 2 and not all_at_once:
         rows = min(rows, _ROWS)
     return examples, -(-length // max(-(-length // rows), 1))
 
@@ -188,14 +187,3 @@ def _of_all_groups(x: jax.Array, matrices: jax.Array, dtype) -> jax.Array:
         for channel, matrix in zip(channels, matrices, strict=True)
     )
     return functools.reduce(jnp.add, terms)
-
-
-def once(x: jax.Array, spec: ConvSpec) -> jax.Array:
-    """x, written down if there are places that read it or that it is the sum of."""
-    return written_down(x) if spec.places > 1 else x
-
-
-def views(x: jax.Array, spec: ConvSpec) -> Iterator[tuple[tuple[int, ...], jax.Array]]:
-    """Each place with the pixel that every window sees there, [n p q c]."""
-    found = windows.views(x, spec.windows, once=functools.partial(once, spec=spec))
-    return zip(windows.places(spec.windows), found, strict=True)

@@ -8,8 +8,7 @@ In groups of few channels the matrices are a few numbers each, and the products 
 `narrow`. A 1×1 kernel of one group has one place: all three directions are one matrix
 product, after a strided slice.
 
-What all places read and what they add up to is written down once: fused into the loops
-that read it, it would be computed anew in each. Source: FORMULAS B3.
+Source: FORMULAS B3.
 """
 
 import functools
@@ -19,7 +18,7 @@ import jax.numpy as jnp
 
 from handgrad import arguments, sharding, windows
 from handgrad.buffers import written_down
-from handgrad.convolution import groups, narrow
+from handgrad.convolution import groups, narrow, places
 from handgrad.convolution.spec import ConvSpec
 
 # Each place is a term of its own to compile: 8×8 is where that stops being few.
@@ -48,17 +47,17 @@ def forward(x: jax.Array, kernel: jax.Array, spec: ConvSpec) -> jax.Array:
             spec,
             where,
         )
-        for place, view in narrow.views(x, spec)
+        for place, view in places.views(x, spec)
     )
     total = functools.reduce(jnp.add, terms)
-    return narrow.once(groups.merge(total, spec).astype(dtype), spec)
+    return places.once(groups.merge(total, spec).astype(dtype), spec)
 
 
 def input_gradient(dy: jax.Array, kernel: jax.Array, spec: ConvSpec) -> jax.Array:
     """dx = Σ_kl dy · kernel[k,l]ᵀ: [n p q g o] [c g o] -> [n p q g c] a place."""
     if narrow.knows(kernel.shape[-2:], spec):
         return narrow.input_gradient(dy, kernel, spec)
-    errors = groups.split(narrow.once(dy, spec), spec)
+    errors = groups.split(places.once(dy, spec), spec)
     g, where = groups.axis(spec.x_sharding, range(dy.ndim - 1), spec)
 
     def piece(*place):
@@ -66,7 +65,7 @@ def input_gradient(dy: jax.Array, kernel: jax.Array, spec: ConvSpec) -> jax.Arra
         product = _product(f"...{g}o,c{g}o->...{g}c", errors, matrix, spec, where)
         return groups.merge(product, spec)
 
-    return narrow.once(windows.spread(piece, spec.windows).astype(dy.dtype), spec)
+    return places.once(windows.spread(piece, spec.windows).astype(dy.dtype), spec)
 
 
 def kernel_gradient(x: jax.Array, dy: jax.Array, spec: ConvSpec) -> jax.Array:
@@ -77,12 +76,11 @@ def kernel_gradient(x: jax.Array, dy: jax.Array, spec: ConvSpec) -> jax.Array:
     if whole and any(w.stride > 1 for w in spec.windows):
         # Else XLA keeps the forward pass's view beside x, which others read anyway.
         x = written_down(x, after=dy)
-    views = [groups.split(view, spec) for _, view in narrow.views(x, spec)]
+    views = [groups.split(view, spec) for _, view in places.views(x, spec)]
     errors = groups.split(dy, spec)
     product = _of_all_pixels if whole else _of_each_example
-    places = [product(view, errors, dy.ndim - 1, spec) for view in views]
-    places = [groups.merge(place, spec) for place in places]
-    dkernel = jnp.stack(places).astype(x.dtype)
+    products = [product(view, errors, dy.ndim - 1, spec) for view in views]
+    dkernel = jnp.stack([groups.merge(each, spec) for each in products]).astype(x.dtype)
     return sharding.split(dkernel, 0, tuple(w.size for w in spec.windows))
 
 
