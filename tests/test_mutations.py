@@ -28,6 +28,7 @@ from handgrad.convolution import (
     phases,
     places,
     rot180,
+    rotations,
     slices,
     transposed,
     winograd,
@@ -269,6 +270,27 @@ def leave_the_channels(monkeypatch):
     monkeypatch.setattr(narrow, "_channel_by_channel", lambda x, spec: x)
 
 
+def rotate_backwards(monkeypatch):
+    """The number for c = o - s, where it is o + s."""
+    right = rotations._by_rotation
+
+    def wrong(kernel):
+        own, *others = jnp.split(right(kernel), kernel.shape[-1], -2)
+        return jnp.concatenate([own, *others[::-1]], -2)
+
+    monkeypatch.setattr(rotations, "_by_rotation", wrong)
+
+
+def rotate_past_the_group(monkeypatch):
+    """Rows that are shifted past the ends of the channels, not in their groups."""
+
+    def wrong(x, n):
+        stop = x.shape[-1] - (n - 1)
+        return [x[..., n - 1 + s : stop + s] for s in range(n)]
+
+    monkeypatch.setattr(rotations, "_rotated", wrong)
+
+
 def misplace_a_phase(monkeypatch):
     right = phases._join
 
@@ -353,6 +375,8 @@ MUTATIONS = [
     (shift_the_rows, "conv", "taps", ["depthwise, one filter"]),
     (pad_with_ones, "conv", "taps", ["depthwise, one filter"]),
     (leave_the_channels, "conv", "taps", ["grouped"]),
+    (rotate_backwards, "conv", "taps", ["groups of as many outputs"]),
+    (rotate_past_the_group, "conv", "taps", ["groups of as many outputs"]),
     (pad_with_ones, "conv", "mec", CONV),
     (pad_with_ones, "conv", "slices", ["3-D"]),
     (pad_with_ones, "conv", "winograd", ["asymmetric padding"]),

@@ -94,6 +94,13 @@ CASES = (
     ),
     _conv("tiles", (2, 7, 9, 2), (2, 4, 2, 3), strides=(2, 4), padding=(1, 0)),
     _conv("grouped", (2, 6, 6, 6), (3, 3, 2, 9), feature_group_count=3),
+    _conv(
+        "groups of as many outputs",
+        (2, 5, 6, 12),
+        (3, 2, 3, 12),
+        feature_group_count=4,
+        strides=(2, 1),
+    ),
     _conv("narrow groups", (2, 5, 4, 48), (3, 3, 8, 36), feature_group_count=6),
     _conv(
         "depthwise, one filter",

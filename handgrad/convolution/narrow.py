@@ -26,8 +26,8 @@ from handgrad.buffers import written_down, zero_after
 from handgrad.convolution import blocks, groups, places
 from handgrad.convolution.spec import ConvSpec
 
-# Each channel of a group at each place is a term of its own to compile.
-_MOST_TERMS = 128
+# Each channel of a group at each place is a term; of more LLVM makes no vectors.
+_MOST_TERMS = 75
 # Errors of a block: they and the pixels under them fit the cache of a core.
 _BLOCK = 2**16
 # Each row of a block is a term, too; sums of so many are written seldom enough.

@@ -5,8 +5,8 @@
     dkernel[k,l] = x[shifted to k,l]ᵀ dy
 
 In groups of few channels the matrices are a few numbers each, and the products those of
-`narrow`. A 1×1 kernel of one group has one place: all three directions are one matrix
-product, after a strided slice.
+`rotations` or `narrow`. A 1×1 kernel of one group has one place: all three directions
+are one matrix product, after a strided slice.
 
 Source: FORMULAS B3.
 """
@@ -18,7 +18,7 @@ import jax.numpy as jnp
 
 from handgrad import arguments, sharding, windows
 from handgrad.buffers import written_down
-from handgrad.convolution import groups, narrow, places
+from handgrad.convolution import groups, narrow, places, rotations
 from handgrad.convolution.spec import ConvSpec
 
 # Each place is a term of its own to compile: 8×8 is where that stops being few.
@@ -35,6 +35,8 @@ def unsuitable(spec: ConvSpec) -> str | None:
 def forward(x: jax.Array, kernel: jax.Array, spec: ConvSpec) -> jax.Array:
     """y = Σ_kl x[k,l] · kernel[k,l]: [n p q g c] [c g o] -> [n p q g o] a place."""
     dtype = spec.preferred_element_type or x.dtype
+    if rotations.knows(kernel.shape[-2:], spec):
+        return rotations.forward(x, kernel, spec)
     if narrow.knows(kernel.shape[-2:], spec):
         return narrow.forward(x, kernel, spec)
     g, where = groups.axis(spec.y_sharding, range(x.ndim - 1), spec)
@@ -55,6 +57,8 @@ def forward(x: jax.Array, kernel: jax.Array, spec: ConvSpec) -> jax.Array:
 
 def input_gradient(dy: jax.Array, kernel: jax.Array, spec: ConvSpec) -> jax.Array:
     """dx = Σ_kl dy · kernel[k,l]ᵀ: [n p q g o] [c g o] -> [n p q g c] a place."""
+    if rotations.knows(kernel.shape[-2:], spec):
+        return rotations.input_gradient(dy, kernel, spec)
     if narrow.knows(kernel.shape[-2:], spec):
         return narrow.input_gradient(dy, kernel, spec)
     errors = groups.split(places.once(dy, spec), spec)
