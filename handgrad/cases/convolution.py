@@ -253,6 +253,22 @@ LAYERS = (
         "resnet50", "1x1/2 256-512 56px", (8, 56, 56, 256), (1, 1, 256, 512), strides=2
     ),
     _layer(
+        "resnext18",
+        "3x3/2 G=32 128-256 7px",
+        (8, 7, 7, 128),
+        (3, 3, 4, 256),
+        feature_group_count=32,
+        strides=2,
+    ),
+    _layer(
+        "resnext18",
+        "3x3/2 G=32 256-512 4px",
+        (8, 4, 4, 256),
+        (3, 3, 8, 512),
+        feature_group_count=32,
+        strides=2,
+    ),
+    _layer(
         "resnext50",
         "3x3 G=32 128 28px",
         (8, 28, 28, 128),
