@@ -220,6 +220,16 @@ def test_the_errors_of_overlapping_windows_are_added_up_once():
     assert compiled.cost_analysis()["transcendentals"] <= 4 * z.size
 
 
+@pytest.mark.parametrize(("window", "stride"), [(14, 14), (9, 1)])
+def test_long_windows_are_added_up_line_by_line(window, stride):
+    """No loop has the sums of two lines: it would add one up anew for each of the other
+    or, going backward, for each pixel that an error is spread to."""
+    pool = lambda x: handgrad.avg_pool(x, (window, window), (stride, stride))
+    dx = jax.jit(jax.grad(lambda x: jnp.sum(pool(x) ** 2)))
+    text = dx.lower(jnp.ones((2, 28, 28, 8))).compile().as_text()
+    assert max(loop.count(" add(") for loop in text.split("\n}\n")) == window - 1
+
+
 def test_avg_pool_keeps_nothing():
     x = jnp.ones((2, 6, 6, 3))
     _, vjp = jax.vjp(lambda x: handgrad.avg_pool(x, (3, 3), padding="SAME"), x)

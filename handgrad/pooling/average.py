@@ -24,6 +24,7 @@ import numpy as np
 from jax import lax
 
 from handgrad import arguments, sharding, windows
+from handgrad.buffers import written_down
 from handgrad.pooling.arguments import image_and_windows
 from handgrad.pooling.upsample import upsample
 from handgrad.pooling.views import by_strips, views_of
@@ -186,12 +187,15 @@ def window_totals(x: jax.Array, described: Windows) -> jax.Array:
     x, described, parts = windows.padded_parts(x, described)
     for i, w in enumerate(described):
         axis = x.ndim - 1 - len(described) + i
-        if w.size > windows.MANY_PLACES and w.stride == w.size and w.dilation == 1:
+        blocks = w.stride == w.size and w.dilation == 1
+        if blocks and (w.size > windows.MANY_PLACES or w.output == 1):
             x = jnp.sum(sharding.split(x, axis, (w.output, w.size)), axis + 1)
         else:
             one = windows.line(described, i, x.shape[x.ndim - 1 - len(described) : -1])
             views = (windows.view(x, place, one) for place in windows.places(one))
             x = functools.reduce(jnp.add, views)
+        # The loop of the next line, or of what reads the last, would add it up anew.
+        x = written_down(x)
     return windows.join_parts(x, described, parts)
 
 
