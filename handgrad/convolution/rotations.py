@@ -7,9 +7,8 @@ lie there, rotated by s within the groups, and one number of the kernel for each
     y[g,o]  = Σ_kl Σ_s x[k,l,g,o+s] · kernel[k,l,o+s,g,o]                indices mod n
     dx[g,c] = Σ_kl Σ_s dy[g,c+s] · kernel[k,l,c,g,c+s], shifted back
 
-A rotated row is one of two shifted ones, lane by lane, so nothing is turned: neither
-what is read nor what is computed, as in `narrow`, which has the kernel's gradient.
-Source: FORMULAS B3.
+A rotated row is one of two shifted ones, lane by lane: what `narrow` reads turned is
+read as it lies there. The kernel's gradient is `narrow`'s. Source: FORMULAS B3.
 """
 
 import functools
