@@ -193,7 +193,7 @@ def window_totals(x: jax.Array, described: Windows) -> jax.Array:
         else:
             one = windows.line(described, i, x.shape[x.ndim - 1 - len(described) : -1])
             views = (windows.view(x, place, one) for place in windows.places(one))
-            # The loop of the next line, or of what reads the last, would add it up anew.
+            # The loop of the next line, or what reads the last, would add it up anew.
             x = written_down(functools.reduce(jnp.add, views))
     return windows.join_parts(x, described, parts)
 
