@@ -211,9 +211,7 @@ def _extremum_and_offset_bwd(spec, residuals, cotangents):
     """dx[h] = Σ_k [offset[p] = k] dy[p] over the windows p that hold h at place k."""
     (offset,), (dy, _) = residuals, cotangents
     total = dy.astype(arguments.accumulator(dy.dtype))
-    dx = _hand_back(total, offset, spec).astype(dy.dtype)
-    # A norm's sums would add up the errors of overlapping windows anew, one at a time.
-    return (written_down(dx) if _overlap(spec) else dx,)
+    return (_hand_back(total, offset, spec).astype(dy.dtype),)
 
 
 extremum_and_offset.defvjp(_extremum_and_offset_fwd, _extremum_and_offset_bwd)
@@ -373,26 +371,25 @@ def search_in_one_pass(
 
 
 def _hand_back(dy, offset, spec):
-    """Each window's error to its maximum, in the order of `_lines` turned round."""
+    """Each window's error to its maximum, in the order of `_lines` turned round.
+
+    A norm's sums would add up the errors of overlapping windows anew, one at a time.
+    """
+    once = any(w.stride < w.extent for w in spec.windows)
     at_once = spec.places <= windows.MANY_PLACES or len(spec.windows) == 1
-    if at_once or not _overlap(spec):
-        return upsample(dy, spec.windows, offset)
+    if at_once or not once:
+        return upsample(dy, spec.windows, offset, once=once)
     lengths = [w.output for w in spec.windows]
     for i, w in enumerate(spec.windows):
         # In their own dtype: of bytes the vector unit compares the most at once.
         unit = offset.dtype.type(math.prod(w.size for w in spec.windows[i + 1 :]))
         place, offset = offset // unit, offset % unit
         line = windows.line(spec.windows, i, lengths)
-        dy = upsample(dy, line, place, apart=True)
+        dy = upsample(dy, line, place, apart=True, once=i + 1 == len(spec.windows))
         if i + 1 < len(spec.windows):
             offset = upsample(offset, line, place, largest, apart=True)
         lengths[i] = w.input
     return dy
-
-
-def _overlap(spec):
-    """Whether a pixel may have the errors of several windows."""
-    return any(w.stride < w.extent for w in spec.windows)
 
 
 def _is_nan(x):

@@ -28,7 +28,7 @@ from jax import lax
 
 from handgrad import sharding
 from handgrad.arguments import zero
-from handgrad.buffers import zero_after
+from handgrad.buffers import written_down, zero_after
 from handgrad.windows import Window, Windows, join_parts, parts_of_rows
 
 # Below this many channels the innermost loop is too short to fill the vector unit: then
@@ -37,6 +37,8 @@ FEW_CHANNELS = 16
 # With so few shifts it costs less to ask in the loop what is a window than to fill a
 # buffer with windows around the image.
 FEW_SHIFTS = 4
+# An array of more is mapped anew in each call: to compute it twice costs less.
+_MOST_BYTES = 2**25
 
 Step = Callable[[jax.Array, jax.Array, jax.Array], jax.Array]
 
@@ -63,6 +65,7 @@ def upsample(
     step: Step = add,
     *,
     apart: bool = False,
+    once: bool = False,
 ) -> jax.Array:
     """Hands the value of each window to its pixels.
 
@@ -74,6 +77,7 @@ def upsample(
       step: how a pixel takes what is handed to it; it begins with zero.
       apart: whether the loop is to be kept apart from the one before, which computes
         the values, by a buffer between them.
+      once: whether the image is computed once and not in the loop of each reader.
 
     Returns:
       An image [..., H, W, C].
@@ -83,6 +87,10 @@ def upsample(
     joins = _joins_channels(values, axes)
     shifts = math.prod(len(axis.places) for axis in axes)
     parts = parts_of_rows(windows)
+    if any(w.input % w.stride or w.input_dilation > 1 for w in windows):
+        # The image is cut out of what is written down.
+        per_window = math.prod(w.input / w.output for w in windows if w.output)
+        once = once and values.nbytes * per_window <= _MOST_BYTES
     if apart or joins or shifts > FEW_SHIFTS or parts > 1:
         arrays = [_pad(x, axes, windows, parts) for x in arrays]
         axes = [dataclasses.replace(axis, before=max(axis.places)) for axis in axes]
@@ -102,11 +110,17 @@ def upsample(
             x = jnp.stack(residues, -2)
             x = sharding.merge(x, x.ndim - 3, x.ndim - 1)
     else:
-        x = _sum(arrays, axes, step)
+        x = _sum(arrays, axes, step, once=once)
     x = join_parts(x, windows, parts)
+    found = x
     for axis, w in enumerate(windows, x.ndim - 1 - len(windows)):
         if x.shape[axis] != w.input:
             x = lax.slice_in_dim(x, 0, w.dilated, w.input_dilation, axis)
+    if once and joins:
+        return written_down(x)
+    if once and x is not found:
+        # A second reader: else the loop that cuts would compute what is written down.
+        x = x + zero_after(found, x.dtype)
     return x
 
 
@@ -198,7 +212,12 @@ def _joins_channels(values: jax.Array, axes: Sequence[_Axis]) -> bool:
 
 
 def _sum(
-    arrays: Sequence[jax.Array], axes: Sequence[_Axis], step: Step, unit: int = 0
+    arrays: Sequence[jax.Array],
+    axes: Sequence[_Axis],
+    step: Step,
+    unit: int = 0,
+    *,
+    once: bool = False,
 ) -> jax.Array:
     """The sum over the shifts of [values] or [values, offset].
 
@@ -207,6 +226,7 @@ def _sum(
       axes: one for each spatial dimension; with a `unit`, the last has one residue.
       step: see `upsample`.
       unit: how many channels the last axis' pixels are joined with.
+      once: see `upsample`.
 
     Returns:
       [..., I·s, J·t, C]; with a `unit`, [..., I·s, J·C].
@@ -253,7 +273,7 @@ def _sum(
             total = jnp.where(chosen, value, zero(value.dtype))
         else:
             total = step(total, chosen, value)
-    x = total
+    x = written_down(total) if once else total
     for number in range(len(apart)):  # [I, s] to [I·s]
         x = sharding.merge(x, first + number, first + number + 2)
     return x
