@@ -87,7 +87,8 @@ def upsample(
     joins = _joins_channels(values, axes)
     shifts = math.prod(len(axis.places) for axis in axes)
     parts = parts_of_rows(windows)
-    if any(w.input % w.stride or w.input_dilation > 1 for w in windows):
+    cut = any(w.input % w.stride or w.input_dilation > 1 for w in windows)
+    if cut:
         # The image is cut out of what is written down.
         per_window = math.prod(w.input / w.output for w in windows if w.output)
         once = once and values.nbytes * per_window <= _MOST_BYTES
@@ -110,13 +111,13 @@ def upsample(
             x = jnp.stack(residues, -2)
             x = sharding.merge(x, x.ndim - 3, x.ndim - 1)
     else:
-        x = _sum(arrays, axes, step, once=once)
+        x = _sum(arrays, axes, step, once=once and cut)
     x = join_parts(x, windows, parts)
     found = x
     for axis, w in enumerate(windows, x.ndim - 1 - len(windows)):
         if x.shape[axis] != w.input:
             x = lax.slice_in_dim(x, 0, w.dilated, w.input_dilation, axis)
-    if once and joins:
+    if once and (joins or not cut):
         return written_down(x)
     if once and x is not found:
         # A second reader: else the loop that cuts would compute what is written down.
