@@ -396,6 +396,7 @@ MUTATIONS = [
     (drop_a_shift, "avg_pool", "hand", ["many channels"]),
     (misplace_the_pixels_windows, "avg_pool", "hand", ["overlapping 3x3/1"]),
     (forget_the_share, "avg_pool", "hand", ["overlapping 3x3/1"]),
+    (pad_with_ones, "max_pool", "hand", ["many channels"]),
     (last_tie_wins, "max_pool", "hand", ["overlapping 3x3/1, tied"]),
     (forget_the_count, "avg_pool", "hand", ["overlapping 3x3/1"]),
     (last_tie_wins, "min_pool", "hand", ["overlapping 3x3/2, tied"]),

@@ -65,8 +65,8 @@ TABLE = (
     ),
     Line(
         lambda g: g.elementwise(32),
-        "8 to 64 groups of up to 4 channels, number by number: 3×3 on 7 to 28 px 2.3 "
-        "to 7, 1.4 to 5 times as fast as `grouped` and `block_diagonal`",
+        "8 to 64 groups of up to 4 channels, number by number: 3×3 on 7 to 28 px 1.3 "
+        "to 3.3, 1 to 3.5 times as fast as `grouped` and `block_diagonal`",
         forward="taps",
     ),
     Line(
@@ -85,14 +85,14 @@ TABLE = (
             and g.examples * g.pixels <= 64
         ),
         "8 to 64 groups under a stride, images of 2 px: a product a group and place is "
-        "1 to 4 times as fast as `grouped`; of 4 px 0.7 to 1.1",
+        "0.9 to 4 times as fast as `grouped`; of 4 px 0.7 to 1.1",
         input_gradient="taps",
     ),
     Line(
         lambda g: (
             g.elementwise(64) and g.dimensions > 1 and g.spec.windows[0].stride > 1
         ),
-        "under a stride, to 8 channels: 0.9 to 1.6 of `grouped`",
+        "under a stride, to 8 channels: 110; 0.7 to 1.9 times as fast as `grouped`",
         kernel_gradient="taps",
     ),
     Line(

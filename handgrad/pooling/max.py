@@ -211,7 +211,7 @@ def _extremum_and_offset_bwd(spec, residuals, cotangents):
     """dx[h] = Σ_k [offset[p] = k] dy[p] over the windows p that hold h at place k."""
     (offset,), (dy, _) = residuals, cotangents
     total = dy.astype(arguments.accumulator(dy.dtype))
-    return (_hand_back(total, offset, spec).astype(dy.dtype),)
+    return (_hand_back(total, offset, spec, dy.dtype).astype(dy.dtype),)
 
 
 extremum_and_offset.defvjp(_extremum_and_offset_fwd, _extremum_and_offset_bwd)
@@ -370,14 +370,14 @@ def search_in_one_pass(
     return or_nan(reduce(values, axis), values, (axis,)), found
 
 
-def _hand_back(dy, offset, spec):
+def _hand_back(dy, offset, spec, dtype):
     """Each window's error to its maximum, in the order of `_lines` turned round.
 
     A norm's sums would add up the errors of overlapping windows anew, one at a time.
     """
-    once = any(w.stride < w.extent for w in spec.windows)
-    at_once = spec.places <= windows.MANY_PLACES or len(spec.windows) == 1
-    if at_once or not once:
+    overlap = any(w.stride < w.extent for w in spec.windows)
+    once = dtype if overlap else None
+    if spec.places <= windows.MANY_PLACES or len(spec.windows) == 1 or not overlap:
         return upsample(dy, spec.windows, offset, once=once)
     lengths = [w.output for w in spec.windows]
     for i, w in enumerate(spec.windows):
@@ -385,8 +385,9 @@ def _hand_back(dy, offset, spec):
         unit = offset.dtype.type(math.prod(w.size for w in spec.windows[i + 1 :]))
         place, offset = offset // unit, offset % unit
         line = windows.line(spec.windows, i, lengths)
-        dy = upsample(dy, line, place, apart=True, once=i + 1 == len(spec.windows))
-        if i + 1 < len(spec.windows):
+        last = i + 1 == len(spec.windows)
+        dy = upsample(dy, line, place, apart=True, once=once if last else None)
+        if not last:
             offset = upsample(offset, line, place, largest, apart=True)
         lengths[i] = w.input
     return dy

@@ -65,7 +65,7 @@ def upsample(
     step: Step = add,
     *,
     apart: bool = False,
-    once: bool = False,
+    once: np.dtype | None = None,
 ) -> jax.Array:
     """Hands the value of each window to its pixels.
 
@@ -77,7 +77,8 @@ def upsample(
       step: how a pixel takes what is handed to it; it begins with zero.
       apart: whether the loop is to be kept apart from the one before, which computes
         the values, by a buffer between them.
-      once: whether the image is computed once and not in the loop of each reader.
+      once: the dtype in which the image is written down, so that not the loop of each
+        reader computes it, if that is of use.
 
     Returns:
       An image [..., H, W, C].
@@ -87,11 +88,11 @@ def upsample(
     joins = _joins_channels(values, axes)
     shifts = math.prod(len(axis.places) for axis in axes)
     parts = parts_of_rows(windows)
+    # Whether the image is cut out of what is written down, which is one more array.
     cut = any(w.input % w.stride or w.input_dilation > 1 for w in windows)
-    if cut:
-        # The image is cut out of what is written down.
-        per_window = math.prod(w.input / w.output for w in windows if w.output)
-        once = once and values.nbytes * per_window <= _MOST_BYTES
+    per_window = math.prod(w.input / w.output for w in windows if w.output)
+    if cut and values.nbytes * per_window > _MOST_BYTES:
+        once = None
     if apart or joins or shifts > FEW_SHIFTS or parts > 1:
         arrays = [_pad(x, axes, windows, parts) for x in arrays]
         axes = [dataclasses.replace(axis, before=max(axis.places)) for axis in axes]
@@ -111,18 +112,18 @@ def upsample(
             x = jnp.stack(residues, -2)
             x = sharding.merge(x, x.ndim - 3, x.ndim - 1)
     else:
-        x = _sum(arrays, axes, step, once=once and cut)
+        x = _sum(arrays, axes, step, once=once if cut else None)
     x = join_parts(x, windows, parts)
     found = x
     for axis, w in enumerate(windows, x.ndim - 1 - len(windows)):
         if x.shape[axis] != w.input:
             x = lax.slice_in_dim(x, 0, w.dilated, w.input_dilation, axis)
-    if once and (joins or not cut):
-        return written_down(x)
-    if once and x is not found:
-        # A second reader: else the loop that cuts would compute what is written down.
-        x = x + zero_after(found, x.dtype)
-    return x
+    if once is None:
+        return x
+    if joins or not cut:
+        return written_down(x.astype(once))
+    # A second reader: else the loop that cuts would compute what is written down.
+    return x + zero_after(found, x.dtype)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -218,7 +219,7 @@ def _sum(
     step: Step,
     unit: int = 0,
     *,
-    once: bool = False,
+    once: np.dtype | None = None,
 ) -> jax.Array:
     """The sum over the shifts of [values] or [values, offset].
 
@@ -274,7 +275,7 @@ def _sum(
             total = jnp.where(chosen, value, zero(value.dtype))
         else:
             total = step(total, chosen, value)
-    x = written_down(total) if once else total
+    x = total if once is None else written_down(total.astype(once))
     for number in range(len(apart)):  # [I, s] to [I·s]
         x = sharding.merge(x, first + number, first + number + 2)
     return x
